@@ -1,0 +1,6 @@
+"""What a quantized weight may be. Importing this registers the options."""
+
+from binllm.binarization.block import Block
+from binllm.binarization.planes import Planes
+
+__all__ = ["Block", "Planes"]

@@ -1,0 +1,66 @@
+"""Composing the configuration: where ``conf/`` is, and what the command line may say besides Hydra's grammar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from binllm.errors import bad_value
+from binllm.registry import load_plugin
+
+CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folder in a checkout, a copy in a wheel
+
+LOCAL = {"model": "folder", "dataset": "text"}
+
+
+def rewrite(arguments: Sequence[str]) -> list[str]:
+    """Translate what Hydra's grammar lacks.
+
+    ``model=/a/local/folder`` becomes ``model=folder model.path=...``, ``dataset=/a/file.txt`` becomes
+    ``dataset=text dataset.path=...``; files named by ``plugins=[...]`` are imported, so that what they register can be
+    chosen.
+
+    Args:
+        arguments: Command line without the program's name.
+
+    Returns:
+        Arguments for Hydra.
+
+    Raises:
+        BinllmError: A plugin does not import, or a local path does not exist.
+    """
+    out: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "plugins":
+            for path in re.findall(r"[^\[\],\s'\"]+", value):
+                load_plugin(path)
+        if key in LOCAL and value.startswith(("/", "./", "../", "~")):
+            path = Path(value).expanduser().absolute()
+            if not path.exists():
+                raise bad_value(key, value, "a name of the group or an existing path")
+            out += [f"{key}={LOCAL[key]}", f"{key}.path='{path}'"]
+        else:
+            out.append(argument)
+    return out
+
+
+def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a run's configuration from Python, as the command line would.
+
+    Args:
+        overrides: Hydra overrides such as ``objective=weight_align``.
+
+    Returns:
+        The composed configuration, typed, not yet built.
+    """
+    import binllm.schema  # noqa: F401  (publishes the typed root)
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=rewrite(overrides))

@@ -1,0 +1,154 @@
+"""The inner loop: decoder block by decoder block, measure, fit, replace. Read this first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from binllm.errors import BinllmError
+from binllm.models import decoder_blocks, layer_roles, stages
+from binllm.objectives import Objective
+from binllm.packing import BinaryLinear
+from binllm.packing.accounting import layer_bits
+from binllm.plan import Granularity, Plan
+from binllm.quadratic import Problem, relative_error
+from binllm.solvers import Solution, solve
+from binllm.statistics import Moments, Statistics, TokenWeights
+from binllm.streams import DualStream
+from binllm.streams.storage import Activations
+from binllm.tracking.memory import measure_peak
+from binllm.tracking.records import LayerRecord
+
+
+class Events(NamedTuple):
+    """What the loop tells its surroundings.
+
+    Attributes:
+        layer: Called with (block index, layer name) before a layer is fitted.
+        block: Called with (block index, block, streams, records of the block) when a block is finished.
+    """
+
+    layer: Callable[[int, str], None] = lambda index, name: None
+    block: Callable[[int, nn.Module, DualStream, list[LayerRecord]], None] = lambda index, block, streams, records: None
+
+
+def open_streams(model: nn.Module, ids: Tensor, plan: Plan) -> DualStream:
+    """Both streams before the first block; ids (sequences, length) int64."""
+    _, blocks = decoder_blocks(model)
+    plan.check_roles([role.value for role in layer_roles(blocks[0]).values()])
+    return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage))
+
+
+def quantize_blocks(
+    model: nn.Module, streams: DualStream, plan: Plan, events: Events | None = None, start: int = 0
+) -> list[LayerRecord]:
+    """Quantize the linear layers of all decoder blocks in place.
+
+    Args:
+        model: The model; its first ``start`` blocks are quantized already.
+        streams: Both streams before block ``start``.
+        plan: What is done to each layer.
+        events: Told about progress.
+        start: First block to do.
+
+    Returns:
+        One record per layer.
+
+    Raises:
+        BinllmError: A layer cannot be quantized; it is named.
+    """
+    events = events or Events()
+    _, blocks = decoder_blocks(model)
+    records: list[LayerRecord] = []
+    for index in range(start, len(blocks)):
+        block, groups = blocks[index], stages(blocks[index])
+        roles = {name: role.value for name, role in layer_roles(block).items()}
+        readers = [group[0] for group in groups]
+        inputs = dict(zip(readers, streams.advance_reference(block, readers), strict=True))
+        measured = _measure(streams, block, inputs, plan) if plan.calibration.granularity is Granularity.block else {}
+        done: list[LayerRecord] = []
+        for group in groups:
+            reader = group[0]
+            moments = measured.get(reader) or _measure(streams, block, {reader: inputs[reader]}, plan)[reader]
+            for name in group:
+                events.layer(index, name)
+                objective = plan.objective_of(roles[name], name == groups[-1][-1])
+                statistics = moments[objective.token_weights].statistics()
+                done.append(_quantize_layer(block, index, (name, roles[name]), (objective, statistics), plan))
+        streams.advance_quantized(block)
+        for name in roles:
+            block.get_submodule(name).clear_cache()  # type: ignore[operator]
+        events.block(index, block, streams, done)
+        records += done
+    return records
+
+
+def _measure(
+    streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], plan: Plan
+) -> dict[str, dict[TokenWeights, Moments]]:
+    weights = {plan.objective.token_weights, plan.elsewhere.token_weights}
+    return streams.moments(block, inputs, weights)
+
+
+def _quantize_layer(
+    block: nn.Module, index: int, layer: tuple[str, str], goal: tuple[Objective, Statistics], plan: Plan
+) -> LayerRecord:
+    """Fit one linear layer and put the packed one in its place."""
+    (name, role), (objective, statistics) = layer, goal
+    linear = block.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    begun = time.perf_counter()
+    with measure_peak() as peak:
+        problem = plan.problem(objective, linear.weight, statistics)
+        dtype = getattr(torch, plan.calibration.fit_dtype.value)
+        try:
+            solution = solve(problem, plan.binarization, plan.solver, dtype)
+        except ValueError as error:
+            raise BinllmError(f"model: block {index} layer {name} cannot be quantized: {error}") from error
+        packed = _pack(linear, solution, statistics, plan.calibration.correct_bias)
+        parent, _, attribute = name.rpartition(".")
+        setattr(block.get_submodule(parent), attribute, packed)
+    facts = {"block": index, "layer": name, "role": role, "objective": objective.name}
+    return _record(facts, problem, solution, packed, (time.perf_counter() - begun, peak.bytes))
+
+
+def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
+    bias = None if linear.bias is None else linear.bias.detach()
+    packed = BinaryLinear.from_code(solution.code.stored(), bias)
+    if bias is not None and correct_bias:
+        weight, weight_hat = linear.weight.double(), packed.dense_weight(torch.float64)
+        shift = weight @ statistics.mean - weight_hat @ statistics.mean_hat
+        packed.bias.data.copy_(bias + shift.to(bias.dtype))  # type: ignore[union-attr]
+    return packed.to(linear.weight.device)
+
+
+def _record(
+    facts: dict[str, object], problem: Problem, solution: Solution, packed: BinaryLinear, cost: tuple[float, int]
+) -> LayerRecord:
+    weight_hat = packed.dense_weight(torch.float64)
+    after = problem.objective.value(weight_hat)
+    bits = layer_bits(packed.spec)
+    return LayerRecord(
+        **facts,  # type: ignore[arg-type]
+        n_out=packed.out_features,
+        n_in=packed.in_features,
+        q_before=solution.trace[0],
+        q_after=after,
+        relative_error_weight=relative_error(problem.weight, weight_hat),
+        relative_error_target=after / problem.objective.constant if problem.objective.constant > 0 else 0.0,
+        ridge=solution.ridge,
+        recoveries=solution.recoveries,
+        amp_accepted=solution.amp.accepted,
+        amp_rejected=solution.amp.rejected,
+        amp_raised_q=solution.amp.raised,
+        sweeps=solution.sweeps,
+        status=solution.status.name,
+        seconds=cost[0],
+        peak_memory_bytes=cost[1],
+        payload_bits=bits.payload_bits,
+        stored_bits=bits.linear_bits,
+    )

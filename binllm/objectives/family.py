@@ -1,0 +1,89 @@
+"""The quadratic family that all objectives are members of: one target, one metric, three transformations.
+
+Every function here maps (layer statistics, weight) or a `Quadratic` to a `Quadratic`; see the table in docs/notation.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from binllm.quadratic import Quadratic
+from binllm.statistics import Statistics
+
+
+def weight_error(weight: Tensor) -> Quadratic:
+    """``||W - Ŵ||²_F``: metric I, linear term W (n_out, n_in)."""
+    identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return Quadratic(identity, weight, float(weight.square().sum()))
+
+
+def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadratic:
+    """``||((1-α)X̂ + αX)Wᵀ - X̂Ŵᵀ||²/N``.
+
+    α = 0 is naive output alignment (ARB-X), α = 1 the error against the full-precision output.
+
+    Args:
+        weight: W (n_out, n_in), float64.
+        statistics: Moments of the layer's input.
+        alpha: Position of the target between the two streams, 0 to 1.
+
+    Returns:
+        ``A = G``, ``T = W((1-α)G + αC)``.
+    """
+    g, c, f = statistics.gram, statistics.cross_gram, statistics.reference_gram
+    target = (1 - alpha) ** 2 * g + alpha * (1 - alpha) * (c + c.T) + alpha**2 * f
+    return Quadratic(g, weight @ ((1 - alpha) * g + alpha * c), float(((weight @ target) * weight).sum()))
+
+
+def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:
+    """Isotropic shrinkage: ``(1-λ) Q + λ (tr A / n_in) ||W - Ŵ||²``, λ from 0 to 1."""
+    if shrinkage == 0:
+        return quadratic
+    scale = quadratic.metric.diagonal().mean()
+    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
+    return Quadratic(
+        (1 - shrinkage) * quadratic.metric + shrinkage * scale * identity,
+        (1 - shrinkage) * quadratic.linear + shrinkage * scale * weight,
+        (1 - shrinkage) * quadratic.constant + shrinkage * float(scale * weight.square().sum()),
+    )
+
+
+def temper(quadratic: Quadratic, weight: Tensor, tempering: float) -> Quadratic:
+    """Spectral tempering: ``A_γ = c A^γ`` with ``tr A_γ = tr A``, ``T_γ = W A_γ + γ (T - W A)``, no inverse needed.
+
+    γ = 1 is the objective itself, γ = 0 weight alignment times ``tr A / n_in``. The constant is that of the weight error
+    under A_γ, the energy of the target W.
+    """
+    if tempering == 1:
+        return quadratic
+    values, vectors = torch.linalg.eigh(quadratic.metric)
+    powered = torch.ones_like(values) if tempering == 0 else values.clamp_min(0) ** tempering
+    powered = powered * (values.sum() / powered.sum()) if float(powered.sum()) > 0 else powered
+    metric = (vectors * powered) @ vectors.T
+    metric = (metric + metric.T) / 2
+    linear = weight @ metric + tempering * (quadratic.linear - weight @ quadratic.metric)
+    return Quadratic(metric, linear, float(((weight @ metric) * weight).sum()))
+
+
+def preserve_energy(quadratic: Quadratic, weight: Tensor, statistics: Statistics, ridge: float = 1e-3) -> Quadratic:
+    """Rescale each output's target so that its best continuous solution keeps the energy of the true output.
+
+    The minimiser ``T A⁻¹`` is a Wiener filter: its output never has more energy than ``X Wᵀ``, often much less. Row i of T
+    is multiplied by ``sqrt((W F Wᵀ)_ii / (T A⁻¹ Tᵀ)_ii)``, at most 4 so that a row without signal is not blown up.
+
+    Args:
+        quadratic: An output objective.
+        weight: W (n_out, n_in).
+        statistics: Moments of the layer's input.
+        ridge: Relative ridge for the solve with A.
+    """
+    scale = quadratic.metric.diagonal().mean()
+    scale = scale if float(scale) > 0 else torch.ones_like(scale)
+    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
+    factor = torch.linalg.cholesky(quadratic.metric + ridge * scale * identity)
+    solved = torch.cholesky_solve(quadratic.linear.T, factor).T
+    explained = (solved * quadratic.linear).sum(1)
+    wanted = ((weight @ statistics.reference_gram) * weight).sum(1)
+    gain = torch.where(explained > 0, (wanted / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(1.0, 4.0)
+    return Quadratic(quadratic.metric, quadratic.linear * gain[:, None], float((wanted * gain.square()).sum()))

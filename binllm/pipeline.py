@@ -1,0 +1,186 @@
+"""The main path of a run: load, measure, quantize, save, reload, measure again, record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from transformers import PreTrainedModel
+
+from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
+from binllm.errors import BinllmError, bad_value
+from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
+from binllm.inner_loop import Events, open_streams, quantize_blocks
+from binllm.models import check_context, decoder_blocks, load_model
+from binllm.packing.accounting import checkpoint_bits
+from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
+from binllm.packing.headers import checkpoint_hash
+from binllm.plan import Plan
+from binllm.resume import restore_progress, save_progress
+from binllm.schema import RunConfig, build
+from binllm.tracking import provenance
+from binllm.tracking.folder import RunFolder
+from binllm.tracking.memory import process_peak
+from binllm.tracking.naming import config_hash, run_name
+from binllm.tracking.progress import RunProgress
+from binllm.tracking.records import BitsRecord, PerplexityRecord, ResultsRecord, RunRecord, RunStatus, utc_now
+from binllm.tracking.state import ResumeState
+from binllm.tracking.wandb_exporter import export_run
+
+LEFT_OUT = ("paths", "tracker", "plugins")
+
+
+@dataclass
+class Job:
+    """One run with everything it needs: the built configuration, its plain form, its folder, its progress, its state."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    folder: RunFolder
+    progress: RunProgress
+    state: ResumeState | None = None
+
+
+def run(composed: Any) -> RunFolder:
+    """Do a run, resume it, or find it done.
+
+    Args:
+        composed: The configuration as Hydra composed it.
+
+    Returns:
+        Its folder, closed; ``run.json`` says the rest.
+
+    Raises:
+        BinllmError: A mistake in the input; nothing half-written is left.
+    """
+    config: RunConfig = build(composed)
+    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
+    versions = {g: type(getattr(config, g)).version for g in ("objective", "elsewhere", "binarization", "solver")}
+    digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT)
+    name = run_name(model_name(config), config.objective.name, digest)
+    with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
+        if folder.status() != "done":
+            _execute(Job(config, resolved, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+        return folder
+
+
+def model_name(config: RunConfig) -> str:
+    """The short name of the model, or the last part of the id or path that replaces it."""
+    place = config.model.id or config.model.path
+    return place.rstrip("/").rsplit("/", 1)[-1] if place else config.model.name
+
+
+def _execute(job: Job, record: RunRecord) -> None:
+    """Run the phases; whatever happens, run.json says it."""
+    record = replace(record, status=RunStatus.running, started=utc_now())
+    job.folder.write_record(record)
+    try:
+        with job.progress:
+            record = _phases(job, record)
+        record = replace(record, status=RunStatus.complete)
+    except BaseException as error:
+        record = replace(record, status=RunStatus.failed, error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        costs = {"seconds": job.progress.seconds, "phase_peak_memory_bytes": job.progress.peaks}
+        record = replace(record, finished=utc_now(), peak_memory_bytes=process_peak(), **costs)
+        job.folder.write_record(record)
+    if job.state is not None:
+        job.state.clear()
+    export_run(job.folder, job.config.tracker, job.resolved)
+
+
+def _phases(job: Job, record: RunRecord) -> RunRecord:
+    config, folder, progress = job.config, job.folder, job.progress
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    with progress.phase("load"):
+        loaded = load_model(config.model)
+        model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
+        tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
+        check_context(model, config.dataset.length, "dataset.length")
+        text = evaluation_tokens(config.evaluation, loaded.tokenizer)
+        progress.blocks = len(decoder_blocks(model)[1])
+    with progress.phase("full_precision"):
+        full_precision = measure(model, text, config.evaluation, progress)
+    quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")
+    with progress.phase("save"):
+        header = {"run_id": record.run_id, "method": config.method, "objective": config.objective.name}
+        save_checkpoint(model, loaded.tokenizer, folder.checkpoint, header)
+        attention, dtype = config.model.attention.value, model.dtype
+        del loaded, model
+    with progress.phase("evaluate"):
+        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, config.kernel.name.value, str(device), attention)
+        quantized = measure(reloaded, text, config.evaluation, progress)
+    account = checkpoint_bits(folder.checkpoint)
+    return replace(
+        record,
+        results=ResultsRecord(full_precision=full_precision, quantized=quantized),
+        bits=BitsRecord(**{name: getattr(account, name) for name in BitsRecord.__dataclass_fields__}),
+        provenance=provenance.collect(
+            device=str(device),
+            seeds={"seed": config.seed},
+            calibration_hash=tokens.hash,
+            checkpoint_hash=checkpoint_hash(folder.checkpoint),
+        ),
+    )
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """The objects that quantize, out of the built configuration."""
+    return Plan(config.objective, config.binarization, config.solver, config.elsewhere, config.calibration)
+
+
+def quantize_resumably(model: PreTrainedModel, tokens: CalibrationTokens, plan: Plan, job: Job, fingerprint: str) -> None:
+    """The inner loop with a durable state after every block."""
+    progress = job.progress
+    job.state = state = ResumeState(job.folder.state, job.folder.layers, fingerprint)
+    with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):
+        streams = open_streams(model, tokens.ids, plan)
+        start = restore_progress(state, model, streams)
+
+        def finished(index: int, block: Any, both: Any, records: list[Any]) -> None:
+            save_progress(state, index, block, both, records)
+            progress.block_done(index)
+
+        quantize_blocks(model, streams, plan, Events(progress.layer, finished), start)
+
+
+def measure(
+    model: PreTrainedModel, text: TokenStream, config: EvaluationConfig, progress: RunProgress
+) -> PerplexityRecord:
+    """Perplexity as a record, timed."""
+    begun = time.perf_counter()
+    found = perplexity(model, text, config, progress.step)
+    return PerplexityRecord(
+        perplexity=found.value,
+        definition=found.key,
+        windows=len(found.window_nll),
+        tokens=found.tokens,
+        nll_mean=found.nll,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn the ``device`` key into a device.
+
+    Raises:
+        BinllmError: The name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise bad_value("device", name, ("auto", "cpu", "cuda")) from error
+    if device.type not in ("cpu", "cuda"):
+        raise bad_value("device", name, ("auto", "cpu", "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BinllmError(f"device = {name}: this machine has no CUDA device; allowed are auto, cpu")
+    return device
+

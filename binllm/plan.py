@@ -1,0 +1,97 @@
+"""What is done to each layer: the objects that a configuration stands for, and nothing of configuration itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+
+from binllm.binarization import Planes
+from binllm.errors import bad_value
+from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to
+from binllm.quadratic import Problem
+from binllm.solvers import Solver
+from binllm.statistics import Statistics
+from binllm.streams import Storage
+
+
+class Granularity(Enum):
+    """``block``: one pass measures the inputs of all layers of a block. ``group``: layers are measured again after
+    q,k,v, after o, and after gate,up, so that each sees the inputs which the quantized model will really give it."""
+
+    block = "block"
+    group = "group"
+
+
+class FitDtype(Enum):
+    """Arithmetic inside blocks of columns."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the calibration tokens go through the model.
+
+    Attributes:
+        batch: Sequences in one forward pass.
+        granularity: See `Granularity`.
+        storage: Where the activations live.
+        correct_bias: Add the mean output error to a linear layer's bias, where it has one.
+        fit_dtype: See `FitDtype`.
+    """
+
+    batch: int = 4
+    granularity: Granularity = Granularity.group
+    storage: Storage = Storage.memory
+    correct_bias: bool = False
+    fit_dtype: FitDtype = FitDtype.float32
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise bad_value("calibration.batch", self.batch, "a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Objective x binarization x solver x roles.
+
+    Attributes:
+        objective: For the layers named by its ``roles``.
+        elsewhere: For all other layers.
+        binarization: What a quantized weight may be.
+        solver: How it is found.
+        calibration: How the model's inputs are measured.
+    """
+
+    objective: Objective
+    binarization: Planes
+    solver: Solver
+    elsewhere: Objective = field(default_factory=WeightAlign)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def objective_of(self, role: str, is_last: bool) -> Objective:
+        """The objective of a layer."""
+        return self.objective if applies_to(self.objective, role, is_last) else self.elsewhere
+
+    def check_roles(self, roles: list[str]) -> None:
+        """Refuse role names that no layer of the model has.
+
+        Args:
+            roles: The model's roles.
+
+        Raises:
+            BinllmError: The objective names another role.
+        """
+        for role in self.objective.roles:
+            if role not in (ALL, LAST, *roles):
+                raise bad_value("objective.roles", role, (ALL, LAST, *roles))
+
+    def problem(self, objective: Objective, weight: torch.Tensor, statistics: Statistics) -> Problem:
+        """What the solver gets for one layer; weight (n_out, n_in) of any dtype."""
+        weight = weight.double()
+        quadratic = objective.quadratic(weight, statistics)
+        feedback = quadratic.metric if objective.aligns_outputs else statistics.gram
+        return Problem(weight, quadratic, feedback, objective.amp(weight, statistics))

@@ -1,0 +1,90 @@
+"""The vocabulary between objectives and solvers: a quadratic function of the quantized weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class AmpRule(Enum):
+    """Which proposals of an update attention matrix preservation (AMP) lets through; see `binllm.solvers.amp`."""
+
+    off = "off"
+    agree = "agree"
+    positive = "positive"
+    signed = "signed"
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """``Q(Ŵ) = tr(Ŵ A Ŵᵀ) - 2 tr(Ŵ Tᵀ) + constant``, a mean squared error per token.
+
+    Attributes:
+        metric: A (n_in, n_in), symmetric positive semi-definite.
+        linear: T (n_out, n_in).
+        constant: Energy of the target, so that Q is the squared error itself and not only up to a constant.
+    """
+
+    metric: Tensor
+    linear: Tensor
+    constant: float = 0.0
+
+    def value(self, weight_hat: Tensor) -> float:
+        """Q of ``weight_hat`` (n_out, n_in)."""
+        return float(self.rows(weight_hat).sum()) + self.constant
+
+    def rows(self, weight_hat: Tensor) -> Tensor:
+        """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
+        w = weight_hat.to(self.linear.dtype)
+        return ((w @ self.metric - 2 * self.linear) * w).sum(1)
+
+    def gradient(self, weight_hat: Tensor) -> Tensor:
+        """Half the gradient of Q, ``Ŵ A - T`` (n_out, n_in)."""
+        return weight_hat.to(self.linear.dtype) @ self.metric - self.linear
+
+
+@dataclass(frozen=True)
+class Amp:
+    """Data of attention matrix preservation: ``L_AMP = ||W C Ŵᵀ||²_F = tr(Ŵ H Ŵᵀ)`` must not fall.
+
+    Attributes:
+        metric: ``H = (W C)ᵀ (W C)`` (n_in, n_in), so that half the gradient of L_AMP is ``Ŵ H``.
+        rule: Which proposals are accepted.
+    """
+
+    metric: Tensor
+    rule: AmpRule
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a solver sees of a layer.
+
+    Attributes:
+        weight: W (n_out, n_in), float64.
+        objective: What is minimised.
+        feedback: Metric (n_in, n_in) in which error feedback lets later columns absorb the error of earlier ones. For an
+            objective on outputs it is the objective's own metric; for weight alignment it is the second moment of the
+            quantized stream, as in BiLLM and ARB-LLM (with the metric I, error feedback would be plain rounding).
+        amp: Attention matrix preservation, or None.
+    """
+
+    weight: Tensor
+    objective: Quadratic
+    feedback: Tensor
+    amp: Amp | None = None
+
+    @property
+    def feedback_is_objective(self) -> bool:
+        """Whether blocks are fitted in the same metric that feeds errors back."""
+        return self.feedback is self.objective.metric
+
+
+def relative_error(weight: Tensor, weight_hat: Tensor) -> float:
+    """``||W - Ŵ||²_F / ||W||²_F``; 0 for a zero matrix that is reproduced exactly."""
+    energy = float(weight.double().square().sum())
+    error = float((weight.double() - weight_hat.double()).square().sum())
+    return error / energy if energy > 0 else (0.0 if error == 0 else float(torch.inf))

@@ -1,0 +1,105 @@
+"""Name to class to Hydra schema, in one step.
+
+An algorithm is a frozen dataclass: its fields are its options, ``__post_init__`` checks them. Registering it makes it
+a typed option of its configuration group, so an unknown key or a wrong type fails when the configuration is composed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from binllm.errors import BinllmError, bad_value
+
+T = TypeVar("T", bound=type)
+
+REGISTRY: dict[str, dict[str, type]] = {}
+
+
+def structured(cls: type) -> Any:
+    """The typed node of a dataclass; OmegaConf would make that of a frozen one read-only, which Hydra cannot merge into."""
+    node = OmegaConf.structured(cls)
+    _unlock(node)
+    return node
+
+
+def _unlock(node: Any) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _unlock(node[key])
+
+
+def register(group: str, name: str) -> Callable[[T], T]:
+    """Register a dataclass as option ``name`` of the configuration group ``group``.
+
+    A YAML file in ``conf/`` inherits the types through ``defaults: [schema_<name>]``. A class from outside the package
+    is selectable as ``group=name`` without one.
+
+    Args:
+        group: Configuration group, for example ``objective``.
+        name: Name of the option.
+
+    Returns:
+        A decorator that returns the class unchanged.
+
+    Raises:
+        BinllmError: Another class already has this name.
+    """
+
+    def decorate(cls: T) -> T:
+        known = REGISTRY.setdefault(group, {})
+        if name in known and known[name].__qualname__ != cls.__qualname__:
+            raise BinllmError(f"{group}={name} is registered twice: {known[name].__qualname__}, {cls.__qualname__}")
+        known[name] = cls
+        store = ConfigStore.instance()
+        store.store(group=group, name=f"schema_{name}", node=structured(cls))
+        if not cls.__module__.startswith("binllm."):  # a user's own class has no YAML file
+            store.store(group=group, name=name, node=structured(cls))
+        return cls
+
+    return decorate
+
+
+def lookup(group: str, name: str) -> type:
+    """Return the class registered under a name.
+
+    Raises:
+        BinllmError: No such name; the nearest one is suggested.
+    """
+    known = REGISTRY.get(group, {})
+    if name not in known:
+        raise bad_value(group, name, known)
+    return known[name]
+
+
+def load_plugin(path: str) -> None:
+    """Import a user's Python file, so that what it registers can be chosen by name.
+
+    Args:
+        path: A ``.py`` file outside the package.
+
+    Raises:
+        BinllmError: The file is missing or does not import.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise bad_value("plugins", path, "an existing .py file")
+    name = f"plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise bad_value("plugins", path, "an importable .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BinllmError:
+        raise
+    except Exception as error:
+        raise BinllmError(f"plugins = {path}: the file does not import ({type(error).__name__}: {error})") from error

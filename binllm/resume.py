@@ -1,0 +1,62 @@
+"""What of a run survives an interruption, and how it is put back."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+from binllm.models import decoder_blocks
+from binllm.packing import BinaryLinear, LayerSpec, binary_layers
+from binllm.streams import DualStream
+from binllm.tracking.records import LayerRecord
+from binllm.tracking.state import ResumeState
+
+SPEC = "spec"
+
+
+def block_tensors(block: nn.Module) -> dict[str, Tensor]:
+    """The packed layers of a finished block as named tensors; each layer's spec travels as JSON bytes beside them."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in binary_layers(block).items():
+        spec = json.dumps(layer.spec.to_dict(), sort_keys=True).encode()
+        tensors[f"{name}/{SPEC}"] = torch.tensor(list(spec), dtype=torch.uint8)
+        for part, tensor in layer.state_dict().items():
+            tensors[f"{name}/{part}"] = tensor.cpu()
+    return tensors
+
+
+def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Replace the linear layers of a block by the packed ones that `block_tensors` named."""
+    names = [key.rpartition("/")[0] for key in tensors if key.endswith(f"/{SPEC}")]
+    for name in names:
+        old = block.get_submodule(name)
+        parts = {k.rpartition("/")[2]: v for k, v in tensors.items() if k.rpartition("/")[0] == name}
+        spec = LayerSpec.from_dict(json.loads(bytes(parts.pop(SPEC).tolist()).decode()), name)
+        weight: Tensor = old.weight  # type: ignore[assignment]
+        layer = BinaryLinear.empty(spec, dtype=weight.dtype)
+        layer.load_state_dict(parts)
+        parent, _, attribute = name.rpartition(".")
+        setattr(block.get_submodule(parent), attribute, layer.to(weight.device))
+
+
+def save_progress(state: ResumeState, index: int, block: nn.Module, streams: DualStream, records: list[LayerRecord]) -> None:
+    """Make a finished block durable, with both streams after it."""
+    state.save(index, block_tensors(block), {"x": streams.x, "x_hat": streams.x_hat}, records)
+
+
+def restore_progress(state: ResumeState, model: nn.Module, streams: DualStream) -> int:
+    """Put back what an earlier process finished.
+
+    Returns:
+        The number of finished blocks, 0 when there is nothing to resume.
+    """
+    saved = state.load()
+    if saved is None:
+        return 0
+    _, blocks = decoder_blocks(model)
+    for block, tensors in zip(blocks, saved.blocks, strict=False):
+        install_block(block, tensors)
+    streams.restore(saved.streams["x"], saved.streams["x_hat"])
+    return saved.blocks_done

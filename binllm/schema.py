@@ -1,0 +1,86 @@
+"""The typed root of ``conf/``: every key of a run, its type, and which class each group is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from binllm.data import DatasetConfig
+from binllm.evaluation import EvaluationConfig
+from binllm.kernels import KernelConfig
+from binllm.models import ModelConfig
+from binllm.plan import Calibration
+from binllm.registry import structured
+from binllm.tracking.config import TrackerConfig
+
+
+@dataclass
+class Paths:
+    """Folders.
+
+    Attributes:
+        results: Where run folders are made.
+    """
+
+    results: str = "results"
+
+
+@dataclass
+class RunConfig:
+    """One run. Groups are ``Any`` here and get their types from the option that is chosen (a frozen dataclass as a
+    field's type would make OmegaConf's node read-only).
+
+    Attributes:
+        method: Name of the preset.
+        seed: Seed of the calibration draw; 0 takes the first sequences.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        threads: Threads of torch; null leaves its own choice.
+        plugins: Python files that register a user's own algorithms.
+    """
+
+    method: str = "none"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    plugins: list[str] = field(default_factory=list)
+    model: Any = MISSING
+    dataset: Any = MISSING
+    objective: Any = MISSING
+    elsewhere: Any = MISSING
+    binarization: Any = MISSING
+    solver: Any = MISSING
+    kernel: Any = MISSING
+    calibration: Calibration = field(default_factory=Calibration)
+    evaluation: Any = MISSING
+    tracker: Any = MISSING
+    paths: Paths = field(default_factory=Paths)
+
+
+def publish() -> None:
+    """Put the root and the fixed groups into Hydra's store; algorithms put themselves there when imported."""
+    store = ConfigStore.instance()
+    store.store(name="schema_run", node=structured(RunConfig))
+    groups = {
+        "model": ModelConfig,
+        "dataset": DatasetConfig,
+        "kernel": KernelConfig,
+        "evaluation": EvaluationConfig,
+        "tracker": TrackerConfig,
+    }
+    for group, node in groups.items():
+        store.store(group=group, name=f"schema_{group}", node=structured(node))
+
+
+def build(config: Any) -> Any:
+    """The objects a composed configuration (or a part of it) stands for; runs their checks.
+
+    Raises:
+        BinllmError: A value is not allowed.
+    """
+    return OmegaConf.to_object(config)
+
+
+publish()

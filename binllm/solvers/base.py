@@ -1,0 +1,80 @@
+"""What a solver is, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from binllm.binarization import Block
+from binllm.packing.code import BinaryCode
+from binllm.solvers.amp import AmpCounts
+from binllm.solvers.updates import BlockQuadratic
+
+
+class Feedback(Enum):
+    """How later blocks of columns absorb the error of earlier ones.
+
+    ``none``: blocks are fitted on their own. ``exact``: GPTQ/OBC for whole blocks,
+    ``W_later -= (W_b - Ŵ_b) U_bb⁻¹ U_b,later``, block b fitted in the Schur complement ``((A⁻¹)_bb)⁻¹``.
+    ``diagonal``: the published code of BiLLM and ARB-LLM, which divides by ``diag(U)`` only.
+    """
+
+    none = "none"
+    exact = "exact"
+    diagonal = "diagonal"
+
+
+class Status(Enum):
+    """How a layer's solution came about; the value advises the user."""
+
+    solved = "solved"
+    recovered = "solved after raising the ridge: more calibration tokens or a larger solver.ridge would avoid it"
+    amp_raised = "solved; some AMP-masked updates raised the objective, as the method allows"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found.
+
+    Attributes:
+        code: The quantized weight.
+        status: See `Status`.
+        trace: Objective (with its constant): after the first feasible code of every block, then after every pass.
+        ridge: Relative ridge used.
+        recoveries: How often the ridge was raised.
+        sweeps: Sweeps over the signs of the whole layer.
+        amp: Counts of attention matrix preservation.
+    """
+
+    code: BinaryCode
+    status: Status
+    trace: list[float]
+    ridge: float
+    recoveries: int
+    sweeps: int
+    amp: AmpCounts = field(default_factory=AmpCounts)
+
+
+class Solver(Protocol):
+    """The interface: options of the walk over blocks, and a fit of one block.
+
+    Attributes:
+        feedback: Error feedback between blocks.
+        ridge: Relative ridge of the metric's factor.
+        passes: Further passes of block coordinate descent on the joint problem.
+        sweeps: Sign sweeps that one `fit` makes, for the record.
+    """
+
+    @property
+    def feedback(self) -> Feedback: ...
+    @property
+    def ridge(self) -> float: ...
+    @property
+    def passes(self) -> int: ...
+    @property
+    def sweeps(self) -> int: ...
+
+    def fit(self, block: Block, quadratic: BlockQuadratic) -> None:
+        """Improve a block's code in place."""
+        ...

@@ -1,0 +1,134 @@
+"""The walk over a layer's blocks of columns: error feedback, then passes of block coordinate descent.
+
+    U = upper Cholesky factor of A⁻¹;  W* = W + (T - W A) A⁻¹                (unconstrained minimiser; QEP with α = 1)
+    for each block b:                                                        (one greedy pass)
+        fit Ŵ_b to W*_b in the metric ((A⁻¹)_bb)⁻¹ = U_bb⁻¹ U_bb⁻ᵀ
+        W*_later -= (W*_b - Ŵ_b) U_bb⁻¹ U_b,later
+    for each pass, for each block b:
+        fit Ŵ_b to the linear term T_b - Σ_{h≠b} Ŵ_h A_hb in the metric A_bb (coordinate descent on the joint problem)
+
+Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: A⁻¹ = 4/3 [[1, -.5], [-.5, 1]], U_11 = 2/√3,
+U_12 = -1/√3. Column 1 rounds to Ŵ = 1, error -.6, so column 2 becomes 1 - (-.6)(-.5) = .7, which is also the
+minimiser of the quadratic given Ŵ_1 = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from binllm.binarization import Block, Planes
+from binllm.packing.code import BinaryCode
+from binllm.quadratic import Problem
+from binllm.solvers.amp import AmpCounts, Guard
+from binllm.solvers.assemble import assemble
+from binllm.solvers.base import Feedback, Solution, Solver, Status
+from binllm.solvers.linear_algebra import Factor, factorise
+from binllm.solvers.updates import BlockQuadratic
+
+
+@torch.no_grad()
+def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.dtype = torch.float32) -> Solution:
+    """Quantize one weight matrix.
+
+    Args:
+        problem: Tensors in float64.
+        binarization: What Ŵ may be.
+        solver: How a block is fitted, and how the walk goes.
+        dtype: Arithmetic of the fits inside blocks; the factors and the feedback between blocks are float64.
+
+    Returns:
+        The code with unrounded scales, and how it was found.
+
+    Raises:
+        ValueError: The weight or the metric has NaN or infinite entries.
+    """
+    if not bool(torch.isfinite(problem.weight).all()):
+        raise ValueError("the weight has NaN or infinite entries")
+    torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
+    walk = _Walk(problem, binarization, solver, dtype)
+    walk.greedy()
+    trace = [problem.objective.value(walk.first), problem.objective.value(walk.dense)]
+    for _ in range(solver.passes):
+        walk.descend()
+        trace.append(problem.objective.value(walk.dense))
+    status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
+    if walk.counts.raised:
+        status = Status.amp_raised
+    sweeps = solver.sweeps * (1 + solver.passes)
+    code = assemble(walk.blocks, binarization.block_size)
+    return Solution(code, status, trace, walk.factor.ridge, walk.factor.recoveries, sweeps, walk.counts)
+
+
+class _Walk:
+    """State of the walk: the running continuous weights, where finished blocks hold their quantized values."""
+
+    def __init__(self, problem: Problem, binarization: Planes, solver: Solver, dtype: torch.dtype):
+        self.problem, self.binarization, self.solver, self.dtype = problem, binarization, solver, dtype
+        self.factor: Factor = factorise(problem.feedback, solver.ridge)
+        self.dense: Tensor = self._minimiser()
+        self.first = torch.zeros_like(self.dense)
+        self.blocks: list[Block] = []
+        self.counts = AmpCounts()
+        width, n_in = binarization.block_size, problem.weight.shape[1]
+        self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
+
+    def _minimiser(self) -> Tensor:
+        """``W + (T - W A) A⁻¹``: the ridge pulls towards W and not towards zero."""
+        weight, objective = self.problem.weight, self.problem.objective
+        pull = objective.linear - weight @ objective.metric
+        if not bool(pull.any()):
+            return weight.clone()
+        same = self.problem.feedback_is_objective
+        factor = self.factor if same else factorise(objective.metric, self.solver.ridge)
+        return weight + factor.solve_right(pull)
+
+    def greedy(self) -> None:
+        """One pass from left to right with error feedback."""
+        upper = self.factor.inverse_upper() if self.solver.feedback is not Feedback.none else None
+        for span in self.spans:
+            target = self.dense[:, span].clone()
+            metric = self._block_metric(span, upper)
+            block = self.binarization.initialise(target.to(self.dtype), metric.to(self.dtype))
+            self.first[:, span] = block.dense().T.double()
+            self._fit(block, span, metric, target @ metric)
+            self.blocks.append(block)
+            if upper is not None:
+                self._feed_back(span, target - self.dense[:, span], upper)
+
+    def _block_metric(self, span: slice, upper: Tensor | None) -> Tensor:
+        exact = self.solver.feedback is Feedback.exact and self.problem.feedback_is_objective
+        if upper is None or not exact:
+            return self.problem.objective.metric[span, span]
+        identity = torch.eye(span.stop - span.start, dtype=upper.dtype, device=upper.device)
+        inverse = torch.linalg.solve_triangular(upper[span, span], identity, upper=True)
+        return inverse @ inverse.T
+
+    def _feed_back(self, span: slice, error: Tensor, upper: Tensor) -> None:
+        later = slice(span.stop, None)
+        if self.solver.feedback is Feedback.exact:
+            scaled = torch.linalg.solve_triangular(upper[span, span], error, upper=True, left=False)
+        else:
+            scaled = error / upper[span, span].diagonal()
+        self.dense[:, later] -= scaled @ upper[span, later]
+
+    def descend(self) -> None:
+        """One pass of block coordinate descent on the joint problem; it can only lower the objective."""
+        objective = self.problem.objective
+        for block, span in zip(self.blocks, self.spans, strict=True):
+            metric = objective.metric[span, span]
+            others = self.dense @ objective.metric[:, span] - self.dense[:, span] @ metric
+            self._fit(block, span, metric, objective.linear[:, span] - others)
+
+    def _fit(self, block: Block, span: slice, metric: Tensor, linear: Tensor) -> None:
+        quadratic = BlockQuadratic(metric.to(self.dtype), linear.T.to(self.dtype).contiguous(), self._guard(span))
+        self.solver.fit(block, quadratic)
+        self.dense[:, span] = block.dense().T.double()
+
+    def _guard(self, span: slice) -> Guard | None:
+        amp = self.problem.amp
+        if amp is None:
+            return None
+        metric = amp.metric[span, span]
+        offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric
+        return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)

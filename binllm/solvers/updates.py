@@ -1,0 +1,101 @@
+"""Closed-form block-coordinate updates of a block's code for any quadratic (method equations, corrected).
+
+Every update is a step from the old value, ``θ + (K + εI)⁻¹ (rhs - K θ)``, so that a singular system moves nothing in its
+null space, a zero denominator keeps the old scale, and the step can only lower the quadratic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from binllm.binarization import Block
+from binllm.solvers.amp import Guard
+
+
+@dataclass(frozen=True)
+class BlockQuadratic:
+    """The objective restricted to one block.
+
+    Attributes:
+        metric: A (width, width).
+        linear: Tᵀ (width, n_out).
+        guard: AMP, or None.
+    """
+
+    metric: Tensor
+    linear: Tensor
+    guard: Guard | None = None
+
+    def rows(self, block: Block) -> Tensor:
+        """Each output row's value (n_out,), without the constant."""
+        dense = block.dense()
+        return ((self.metric @ dense - 2 * self.linear) * dense).sum(0)
+
+
+def recorded(update: Callable[[Block, BlockQuadratic], None], block: Block, quadratic: BlockQuadratic) -> None:
+    """Apply an update; under AMP, count it when the masked step raised the objective by more than rounding."""
+    if quadratic.guard is None:
+        update(block, quadratic)
+        return
+    before = float(quadratic.rows(block).sum())
+    update(block, quadratic)
+    if float(quadratic.rows(block).sum()) > before + 1e-6 * abs(before):
+        quadratic.guard.counts.raised += 1
+
+
+def _damping(dtype: torch.dtype) -> float:
+    return 10 * torch.finfo(dtype).eps
+
+
+def update_row_scales(block: Block, quadratic: BlockQuadratic) -> None:
+    """Jointly the row scales, the residual scale and the row mean: ``(P A Pᵀ) θ = P Tᵀ`` for every output row."""
+    basis, old = block.basis()
+    count = len(basis)
+    images = quadratic.metric @ basis
+    system = torch.einsum("kwn,lwn->nkl", images, basis)
+    force = torch.einsum("kwn,wn->nk", basis, quadratic.linear) - torch.einsum("nkl,ln->nk", system, old)
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    damping = _damping(system.dtype) * diagonal.mean(1) + torch.finfo(system.dtype).tiny ** 0.5
+    system = system + damping[:, None, None] * torch.eye(count, dtype=system.dtype, device=system.device)
+    step = torch.linalg.solve(system, force[..., None])[..., 0].T
+    new = old + torch.where(diagonal.T > 0, step, 0.0)
+    if quadratic.guard is not None:
+        gradient = (quadratic.guard.gradient(block.dense()) * basis).sum(1)
+        new = quadratic.guard.select(old, new, gradient)
+    block.set_row_parameters(new)
+
+
+def update_column_scales(block: Block, quadratic: BlockQuadratic) -> None:
+    """``(A ∘ (EᵀE)) b = colsum(E ∘ T)``; PSD by the Schur product theorem, factored by Cholesky with a relative ridge."""
+    if not block.scales_columns:
+        return
+    entries = block.unscaled()
+    system = quadratic.metric * (entries @ entries.T)
+    linear = quadratic.linear
+    if block.row_mean is not None:
+        linear = linear - quadratic.metric.sum(1)[:, None] * block.row_mean
+    force = (entries * linear).sum(1) - system @ block.column_scale
+    step = _damped_solve(system, force)
+    new = block.column_scale + step
+    if quadratic.guard is not None:
+        gradient = (quadratic.guard.gradient(block.dense()) * entries).sum(1)
+        new = quadratic.guard.select(block.column_scale, new, gradient)
+    block.column_scale = new
+
+
+def _damped_solve(system: Tensor, force: Tensor) -> Tensor:
+    """Solve a PSD system (n, n); the ridge grows until Cholesky succeeds, and any ridge still gives a descent step."""
+    mean = system.diagonal().mean()
+    if float(mean) <= 0:
+        return torch.zeros_like(force)
+    identity = torch.eye(len(system), dtype=system.dtype, device=system.device)
+    damping = _damping(system.dtype)
+    while True:
+        factor, info = torch.linalg.cholesky_ex(system + damping * mean * identity)
+        if int(info) == 0:
+            return torch.cholesky_solve(force[:, None], factor)[:, 0]
+        damping *= 10

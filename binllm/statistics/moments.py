@@ -1,0 +1,105 @@
+"""Streaming second moments of a layer's inputs in the full-precision and in the quantized model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class TokenWeights(Enum):
+    """How much a token counts in the moments.
+
+    ``uniform``: every token 1. ``inverse_energy``: ``1 / (1 + ||x||^2 / typical)``, so that a few massive activations do not
+    own the moments; ``typical`` is the median of ``||x||^2`` in the token's own sequence.
+    """
+
+    uniform = "uniform"
+    inverse_energy = "inverse_energy"
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Weights (tokens,) of one sequence ``x`` (tokens, n_in), or None for uniform ones."""
+        if self is TokenWeights.uniform:
+            return None
+        energy = x.square().sum(1)
+        return 1.0 / (1.0 + energy / energy.median().clamp_min(torch.finfo(x.dtype).tiny))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of one layer's input, means per (weighted) token, float64.
+
+    Attributes:
+        gram: ``G = X̂ᵀX̂/N`` (n_in, n_in), the quantized stream.
+        cross_gram: ``C = XᵀX̂/N`` (n_in, n_in), not symmetric.
+        reference_gram: ``F = XᵀX/N`` (n_in, n_in), the full-precision stream.
+        mean: Mean of ``x`` (n_in,).
+        mean_hat: Mean of ``x_hat`` (n_in,).
+        tokens: Number of tokens.
+    """
+
+    gram: Tensor
+    cross_gram: Tensor
+    reference_gram: Tensor
+    mean: Tensor
+    mean_hat: Tensor
+    tokens: int
+
+
+class Moments:
+    """Accumulates `Statistics` one sequence at a time.
+
+    Products are taken in float64 and sequence by sequence, so the result does not depend on how sequences are batched.
+    """
+
+    def __init__(self, n_in: int, weights: TokenWeights = TokenWeights.uniform, device: str | torch.device = "cpu"):
+        square = {"size": (n_in, n_in), "dtype": torch.float64, "device": device}
+        self._gram, self._cross, self._reference = (torch.zeros(**square) for _ in range(3))
+        self._mean, self._mean_hat = (torch.zeros(n_in, dtype=torch.float64, device=device) for _ in range(2))
+        self._weights = weights
+        self._total = 0.0
+        self._tokens = 0
+
+    def add(self, x: Tensor, x_hat: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            x: (sequences, tokens, n_in) or (tokens, n_in), input in the full-precision model.
+            x_hat: The same tokens in the quantized model, same shape.
+        """
+        if x.dim() == 2:
+            x, x_hat = x[None], x_hat[None]
+        for reference, quantized in zip(x, x_hat, strict=True):
+            self._add_sequence(reference.double(), quantized.double())
+
+    def _add_sequence(self, x: Tensor, x_hat: Tensor) -> None:
+        weight = self._weights.of(x)
+        left, left_hat = (x, x_hat) if weight is None else (x * weight[:, None], x_hat * weight[:, None])
+        self._gram.addmm_(left_hat.T, x_hat)
+        self._cross.addmm_(left.T, x_hat)
+        self._reference.addmm_(left.T, x)
+        self._mean += left.sum(0)
+        self._mean_hat += left_hat.sum(0)
+        self._total += float(len(x)) if weight is None else float(weight.sum())
+        self._tokens += len(x)
+
+    def statistics(self) -> Statistics:
+        """The means so far.
+
+        Raises:
+            ValueError: Nothing has been added.
+        """
+        if self._tokens == 0:
+            raise ValueError("no tokens were added")
+        n = self._total
+        gram, reference = self._gram / n, self._reference / n
+        return Statistics(
+            gram=(gram + gram.T) / 2,
+            cross_gram=self._cross / n,
+            reference_gram=(reference + reference.T) / 2,
+            mean=self._mean / n,
+            mean_hat=self._mean_hat / n,
+            tokens=self._tokens,
+        )

@@ -1,0 +1,175 @@
+"""Both streams through one decoder block at a time.
+
+``x`` (sequences, length, hidden) is the full-precision model's hidden state before the current block, ``x_hat`` that of
+the model whose earlier blocks are quantized already. Each block call repeats the arguments that the model itself passes
+(rotary embeddings, masks), caught by a forward pre-hook, so ``x_hat`` is the quantized model's own forward bit for bit
+at equal batch shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binllm.statistics import Moments, TokenWeights
+from binllm.streams.storage import Activations
+
+
+class _Stop(Exception):
+    """Ends a forward pass where nothing later is wanted."""
+
+
+class DualStream:
+    """The two streams of a model over its calibration tokens.
+
+    Args:
+        model: A causal language model; only its part before the first block is run here.
+        blocks: Its decoder blocks.
+        ids: Calibration tokens (sequences, length) int64.
+        batch: Sequences in one forward pass.
+        activations: Where the streams live.
+    """
+
+    def __init__(self, model: nn.Module, blocks: nn.ModuleList, ids: Tensor, batch: int, activations: Activations):
+        self.activations = activations
+        self.device = next(model.parameters()).device
+        self._spans = [slice(s, min(s + batch, len(ids))) for s in range(0, len(ids), batch)]
+        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.x = self._embed(model, blocks[0], ids)
+        self.x_hat = self._copy(self.x)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return self.activations.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+    def _embed(self, model: nn.Module, first: nn.Module, ids: Tensor) -> Tensor:
+        """Run the model up to its first block and keep what that block is called with."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kwargs = dict(kwargs)
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            caught.append(hidden)
+            self._calls.setdefault(len(hidden), (args[1:], kwargs))
+            raise _Stop
+
+        hidden = torch.empty(0)
+        for span in self._spans:
+            with _hooked(first, catch, with_kwargs=True):
+                _run(model, input_ids=ids[span].to(self.device), use_cache=False)
+            batch = caught.pop().to("cpu")
+            if span.start == 0:
+                hidden = self.activations.empty(len(ids), *batch.shape[1:], dtype=batch.dtype)
+            hidden[span] = batch
+        return hidden
+
+    def restore(self, x: Tensor, x_hat: Tensor) -> None:
+        """Continue from streams that were saved after a finished block."""
+        self.x.copy_(x)
+        self.x_hat.copy_(x_hat)
+
+    def _call(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        args, kwargs = self._calls[len(hidden)]
+        out = block(hidden.to(self.device), *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.no_grad()
+    def advance_reference(self, block: nn.Module, readers: list[str]) -> list[Tensor]:
+        """Run the still unquantized block on ``x``, which becomes the block's output.
+
+        Args:
+            block: The decoder block.
+            readers: One layer name for every stage of the block.
+
+        Returns:
+            The input of every reader, (sequences, length, n_in).
+        """
+        inputs: list[Tensor | None] = [None] * len(readers)
+        for span in self._spans:
+            caught: dict[int, Tensor] = {}
+            with _Catching(block, readers, caught):
+                self.x[span] = self._call(block, self.x[span]).to("cpu")
+            for stage, batch in caught.items():
+                if inputs[stage] is None:
+                    inputs[stage] = self.activations.empty(len(self.x), *batch.shape[1:], dtype=batch.dtype)
+                inputs[stage][span] = batch.to("cpu")  # type: ignore[index]
+        return [tensor for tensor in inputs if tensor is not None]
+
+    @torch.no_grad()
+    def advance_quantized(self, block: nn.Module) -> None:
+        """Run the quantized block on ``x_hat``, which becomes the block's output."""
+        for span in self._spans:
+            self.x_hat[span] = self._call(block, self.x_hat[span]).to("cpu")
+
+    @torch.no_grad()
+    def moments(
+        self, block: nn.Module, readers: dict[str, Tensor], weights: set[TokenWeights]
+    ) -> dict[str, dict[TokenWeights, Moments]]:
+        """Measure the inputs of some layers as the partly quantized block sees them.
+
+        Args:
+            block: The decoder block as it stands.
+            readers: Layer name to its input in the full-precision stream.
+            weights: Token weightings that are wanted.
+
+        Returns:
+            Moments by layer name and weighting. The forward pass ends at the last of the layers.
+        """
+        names = list(readers)
+        found = {n: {w: Moments(readers[n].shape[-1], w, self.device) for w in weights} for n in names}
+        for span in self._spans:
+            caught: dict[int, Tensor] = {}
+            with _Catching(block, names, caught, stop_after=len(names)):
+                _run(self._call, block, self.x_hat[span])
+            for stage, name in enumerate(names):
+                reference = readers[name][span].to(self.device)
+                for moments in found[name].values():
+                    moments.add(reference, caught[stage])
+        return found
+
+
+def _run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    with torch.no_grad():
+        try:
+            function(*args, **kwargs)
+        except _Stop:
+            return
+
+
+class _hooked:
+    """A forward pre-hook for the time of a ``with`` block."""
+
+    def __init__(self, module: nn.Module, hook: Callable[..., None], with_kwargs: bool = False):
+        self._handle = module.register_forward_pre_hook(hook, with_kwargs=with_kwargs)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+class _Catching:
+    """Catches the inputs of named layers, and can end the pass once it has so many."""
+
+    def __init__(self, block: nn.Module, names: list[str], into: dict[int, Tensor], stop_after: int | None = None):
+        self._hooks = [_hooked(block.get_submodule(n), self._catcher(i)) for i, n in enumerate(names)]
+        self._into, self._stop_after = into, stop_after
+
+    def _catcher(self, stage: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._into[stage] = args[0]
+            if self._stop_after is not None and len(self._into) == self._stop_after:
+                raise _Stop
+
+        return catch
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.__exit__(*error)
+

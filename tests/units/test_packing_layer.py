@@ -1,0 +1,129 @@
+"""A packed layer computes exactly what its code says, with every kernel, and its state is what is saved."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from helpers_codes import EXTRAS, SHAPES, generator, random_code
+from torch import nn
+from torch.nn import functional
+
+from binllm.errors import BinllmError
+from binllm.kernels import KernelName
+from binllm.packing import BinaryCode, BinaryLinear, set_kernel
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FULL: dict[str, Any] = {"groups": 2, "salient": 5, "column_scale": True, "row_mean": True}
+
+
+def full_layer(bias: bool = True) -> BinaryLinear:
+    """A layer with every optional tensor."""
+    return BinaryLinear.from_code(
+        random_code((7, 50), 16, generator(), **FULL), torch.linspace(-1, 1, 7) if bias else None
+    )
+
+
+def assert_same(left: BinaryCode, right: BinaryCode) -> None:
+    """Every tensor equal, in dtype too."""
+    for name, value in vars(left).items():
+        other = getattr(right, name)
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == other.dtype and torch.equal(value, other), name
+        else:
+            assert value == other, name
+
+
+@pytest.mark.parametrize("extras", EXTRAS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_packing_keeps_the_stored_code(shape: tuple[int, int, int], extras: dict[str, Any]) -> None:
+    code = random_code(shape[:2], shape[2], generator(), **extras).stored()
+    layer = BinaryLinear.from_code(code)
+    assert_same(layer.to_code().validate(), code)
+    assert {n: (tuple(b.shape), b.dtype) for n, b in layer.named_buffers()} == layer.spec.tensors()
+    for dtype in DTYPES:
+        assert torch.equal(layer.dense_weight(dtype), code.dense(dtype))
+
+
+@pytest.mark.parametrize("kernel", KernelName)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_forward_is_linear_with_the_dense_weight(
+    kernel: KernelName, dtype: torch.dtype, with_bias: bool
+) -> None:
+    source = generator()
+    code = random_code((48, 50), 16, source, **FULL).stored()
+    bias = torch.randn(48, generator=source).to(dtype) if with_bias else None
+    layer = BinaryLinear.from_code(code, bias)
+    set_kernel(layer, kernel)
+    for batch in ((1,), (3, 5), (64,)):
+        x = torch.randn(*batch, 50, generator=source).to(dtype)
+        expected = functional.linear(x, code.dense(dtype), bias)
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(layer(x), expected)
+
+
+def test_only_the_dense_kernel_keeps_a_weight_and_it_is_no_state() -> None:
+    layer, x = full_layer(), torch.ones(1, 50)
+    state = set(layer.state_dict())
+    layer(x)
+    assert layer.cached_weight(torch.float32) is layer.cached_weight(torch.float32)
+    assert set(layer.state_dict()) == state
+    set_kernel(layer, "torch")
+    layer(x)
+    assert layer._dense is None
+
+
+def test_salient_columns_are_stored_the_shorter_way() -> None:
+    few = BinaryLinear.from_code(random_code((4, 160), 32, generator(), salient=10)).get_buffer("salient")
+    many = BinaryLinear.from_code(random_code((4, 160), 32, generator(), salient=11)).get_buffer("salient")
+    assert (few.dtype, few.shape) == (torch.int16, (10,))
+    assert (many.dtype, many.shape) == (torch.uint8, (20,))
+    for n_in, dtype in ((32768, torch.int16), (32769, torch.int32)):
+        wide = BinaryLinear.from_code(random_code((1, n_in), 128, generator(), salient=2))
+        assert wide.get_buffer("salient").dtype == dtype
+        assert_same(wide.to_code(), random_code((1, n_in), 128, generator(), salient=2).stored())
+
+
+@pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.double])
+def test_casting_a_model_leaves_the_stored_scales(cast: Any) -> None:
+    layer = full_layer()
+    code, other = layer.to_code(), nn.Linear(7, 3)
+    cast(nn.Sequential(layer, other))
+    assert_same(layer.to_code(), code)
+    assert layer.bias is not None and layer.bias.dtype == other.weight.dtype
+    x = torch.ones(2, 50, dtype=other.weight.dtype)
+    assert torch.equal(layer(x), functional.linear(x, code.dense(x.dtype), layer.bias))
+
+
+def test_state_loads_into_an_empty_layer_and_replaces_the_kept_weight() -> None:
+    layer = full_layer()
+    other = BinaryLinear.from_code(random_code((7, 50), 16, generator(1), **FULL), torch.zeros(7))
+    x = torch.ones(1, 50)
+    before = other(x)
+    other.load_state_dict(layer.state_dict())
+    assert not torch.equal(other(x), before)
+    assert torch.equal(other(x), layer(x))
+    meta = BinaryLinear.empty(layer.spec, "meta")
+    assert all(tensor.is_meta for tensor in meta.state_dict().values())
+    meta.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(meta(x), layer(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_gradients_reach_the_input_also_after_inference_mode() -> None:
+    layer, x = full_layer(), torch.ones(1, 50, requires_grad=True)
+    with torch.inference_mode():
+        layer(torch.ones(1, 50))
+    layer(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[0], layer.dense_weight().sum(0))
+
+
+def test_an_unknown_kernel_is_refused_with_the_names() -> None:
+    with pytest.raises(
+        BinllmError, match="kernel.name = dens: allowed are dense, torch; did you mean 'dense'"
+    ):
+        set_kernel(full_layer(), "dens")
