@@ -3,70 +3,88 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
 
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-import binllm.schema  # noqa: F401  (publishes the typed root)
-from binllm.configuration import CONF, rewrite
+from binllm import __version__
 from binllm.errors import BinllmError
-from binllm.pipeline import run
-from binllm.tracking.tables import print_results
 
-
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def _hydra_main(config: DictConfig) -> None:
-    print_results(run(config))
+MISTAKE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: the input's, the program's, the user's own wish
 
 
 def main() -> None:
     """Entry point. A mistake in the input is one line on stderr and exit code 2; an interruption is 130."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here unwrapped instead of as Hydra's own report
     try:
-        sys.argv[1:] = rewrite(sys.argv[1:])
-        _hydra_main()
-    except BinllmError as error:
-        _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error))
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from binllm.help import help_text
+
+            print(help_text())
+        elif "--version" in sys.argv[1:]:
+            print(f"binllm {__version__}")
+        else:
+            sys.exit(_start(sys.argv[1:]))
     except KeyboardInterrupt:
         print("binllm: interrupted; the same command resumes after the last finished block", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
-def _fail(message: str) -> None:
+def _start(arguments: Sequence[str]) -> int:
+    """Hand the command line to Hydra; returns the exit code. Imports are here because they take seconds."""
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from binllm.configuration import rewrite
+    from binllm.explain import explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here unwrapped instead of as Hydra's own report
+    with tempfile.TemporaryDirectory(prefix="binllm-") as scratch:
+        OmegaConf.register_new_resolver("binllm.scratch", lambda: scratch, replace=True)
+        try:
+            sys.argv[1:] = rewrite(arguments)
+            return _run_jobs()
+        except (BinllmError, HydraException, OmegaConfBaseException) as error:
+            return _report(explain(error))
+
+
+def _run_jobs() -> int:
+    """Run every job that Hydra makes of the command line: a job that fails stops no other one."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from binllm.configuration import CONF
+    from binllm.explain import explain
+    from binllm.pipeline import run
+    from binllm.tracking.tables import print_results
+
+    codes: list[int] = []
+
+    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+    def job(config: DictConfig) -> None:
+        own = HydraConfig.get()
+        label = f"[{own.job.override_dirname}] " if own.mode is RunMode.MULTIRUN else ""
+        try:
+            print_results(run(config))
+            codes.append(0)
+        except (BinllmError, OmegaConfBaseException) as error:
+            codes.append(_report(label + explain(error)))
+        except Exception:
+            traceback.print_exc()
+            print(f"binllm: {label}stopped by the error above, a fault of the program", file=sys.stderr)
+            codes.append(FAULT)
+
+    job()
+    failed = len(codes) - codes.count(0)
+    if failed and len(codes) > 1:
+        print(f"binllm: {failed} of {len(codes)} runs failed", file=sys.stderr)
+    return max(codes, default=0)
+
+
+def _report(message: str) -> int:
     print(f"binllm: error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def explain(error: BaseException) -> str:
-    """Make one line of an error of Hydra or OmegaConf: what it said, its cause, and the nearest names."""
-    causes: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        if isinstance(current, BinllmError):
-            return str(current)
-        lines = [line.strip() for line in str(current).splitlines() if line.strip()]
-        causes += [line for line in lines if not re.match(r"(object_type|reference_type|sub_object)", line)]
-        current = current.__cause__
-    return _with_nearest("; ".join(dict.fromkeys(causes)))
-
-
-def _with_nearest(text: str) -> str:
-    import difflib
-
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r";? ?Set the environment variable HYDRA_FULL_ERROR.*$", "", text)
-    missing = re.search(r"Could not find '([\w@]+)/([^']+)'(?:.*?Available options in '[^']*': (.*))?", text)
-    if missing:
-        group, name = missing.group(1), missing.group(2)
-        options = re.findall(r"[\w.-]+", missing.group(3) or "")
-        options = [o for o in options if not o.startswith("schema_") and "/" not in o]
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"{group} = {name}: allowed are {', '.join(options)}{hint}" if options else text
-    return text
+    return MISTAKE

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from binllm.errors import bad_value
+from binllm.errors import BinllmError, bad_value
 from binllm.registry import load_plugin
 
 CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folder in a checkout, a copy in a wheel
@@ -22,8 +24,8 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     """Translate what Hydra's grammar lacks.
 
     ``model=/a/local/folder`` becomes ``model=folder model.path=...``, ``dataset=/a/file.txt`` becomes
-    ``dataset=text dataset.path=...``; files named by ``plugins=[...]`` are imported, so that what they register can be
-    chosen.
+    ``dataset=text dataset.path=...``, ``elsewhere=name`` becomes ``objective@elsewhere=name``; files named by
+    ``plugins=[...]`` are imported, so that what they register can be chosen.
 
     Args:
         arguments: Command line without the program's name.
@@ -44,10 +46,18 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
             path = Path(value).expanduser().absolute()
             if not path.exists():
                 raise bad_value(key, value, "a name of the group or an existing path")
-            out += [f"{key}={LOCAL[key]}", f"{key}.path='{path}'"]
+            out += [f"{key}={LOCAL[key]}", f"{key}.path={_quoted(str(path))}"]
+        elif key == "elsewhere":
+            out.append(f"objective@elsewhere={value}")
         else:
             out.append(argument)
     return out
+
+
+def _quoted(text: str) -> str:
+    """A string for Hydra's grammar, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
@@ -58,9 +68,16 @@ def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
 
     Returns:
         The composed configuration, typed, not yet built.
+
+    Raises:
+        BinllmError: Unknown group, option or key, or a wrong type.
     """
     import binllm.schema  # noqa: F401  (publishes the typed root)
+    from binllm.explain import explain
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=rewrite(overrides))
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides=rewrite(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BinllmError(explain(error)) from error

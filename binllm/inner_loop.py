@@ -103,9 +103,9 @@ def _quantize_layer(
     assert isinstance(linear, nn.Linear)
     begun = time.perf_counter()
     with measure_peak() as peak:
-        problem = plan.problem(objective, linear.weight, statistics)
         dtype = getattr(torch, plan.calibration.fit_dtype.value)
         try:
+            problem = plan.problem(objective, linear.weight, statistics)
             solution = solve(problem, plan.binarization, plan.solver, dtype)
         except ValueError as error:
             raise BinllmError(f"model: block {index} layer {name} cannot be quantized: {error}") from error

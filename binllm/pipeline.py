@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +15,12 @@ from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
 from binllm.inner_loop import Events, open_streams, quantize_blocks
-from binllm.models import check_context, decoder_blocks, load_model
+from binllm.models import check_context, decoder_blocks, layer_roles, load_model
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
+from binllm.registry import version_of
 from binllm.resume import restore_progress, save_progress
 from binllm.schema import RunConfig, build
 from binllm.tracking import provenance
@@ -58,12 +60,17 @@ def run(composed: Any) -> RunFolder:
     """
     config: RunConfig = build(composed)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    versions = {g: type(getattr(config, g)).version for g in ("objective", "elsewhere", "binarization", "solver")}
+    versions = {g: version_of(getattr(config, g)) for g in ("objective", "elsewhere", "binarization", "solver")}
     digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT)
     name = run_name(model_name(config), config.objective.name, digest)
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         if folder.status() != "done":
-            _execute(Job(config, resolved, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+            try:
+                _execute(Job(config, resolved, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+            except BinllmError:
+                if not (folder.state / "state.json").exists():
+                    shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
+                raise
         return folder
 
 
@@ -81,6 +88,8 @@ def _execute(job: Job, record: RunRecord) -> None:
         with job.progress:
             record = _phases(job, record)
         record = replace(record, status=RunStatus.complete)
+    except KeyboardInterrupt:
+        raise  # the record goes on saying "running", and nobody holds the lock: interrupted, to be resumed
     except BaseException as error:
         record = replace(record, status=RunStatus.failed, error=f"{type(error).__name__}: {error}")
         raise
@@ -104,7 +113,9 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
         check_context(model, config.dataset.length, "dataset.length")
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
-        progress.blocks = len(decoder_blocks(model)[1])
+        _, blocks = decoder_blocks(model)
+        plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
+        progress.blocks = len(blocks)
     with progress.phase("full_precision"):
         full_precision = measure(model, text, config.evaluation, progress)
     quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")

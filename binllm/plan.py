@@ -90,8 +90,16 @@ class Plan:
                 raise bad_value("objective.roles", role, (ALL, LAST, *roles))
 
     def problem(self, objective: Objective, weight: torch.Tensor, statistics: Statistics) -> Problem:
-        """What the solver gets for one layer; weight (n_out, n_in) of any dtype."""
+        """What the solver gets for one layer; weight (n_out, n_in) of any dtype.
+
+        Raises:
+            ValueError: The weight or a moment has NaN or infinite entries.
+        """
         weight = weight.double()
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError("the weight has NaN or infinite entries")
+        if not statistics.finite():
+            raise ValueError("the moments of the input have NaN or infinite entries")
         quadratic = objective.quadratic(weight, statistics)
         feedback = quadratic.metric if objective.aligns_outputs else statistics.gram
         return Problem(weight, quadratic, feedback, objective.amp(weight, statistics))

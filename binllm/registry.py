@@ -6,7 +6,9 @@ a typed option of its configuration group, so an unknown key or a wrong type fai
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +79,20 @@ def lookup(group: str, name: str) -> type:
     if name not in known:
         raise bad_value(group, name, known)
     return known[name]
+
+
+def version_of(algorithm: Any) -> int | str:
+    """What a run's identity says of an algorithm besides its options.
+
+    Returns:
+        The class's ``version``, raised when its numbers change; for a user's own class the hash of its file instead,
+        which changes by itself.
+    """
+    kind = type(algorithm)
+    if kind.__module__.startswith("binllm."):
+        return kind.version
+    file = Path(inspect.getfile(kind))
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def load_plugin(path: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from binllm.data import DatasetConfig
+from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig
+from binllm.explain import unknown_key
 from binllm.kernels import KernelConfig
 from binllm.models import ModelConfig
 from binllm.plan import Calibration
@@ -58,6 +60,15 @@ class RunConfig:
     tracker: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise bad_value("seed", self.seed, "a whole number of at least 0")
+        if self.threads is not None and self.threads < 1:
+            raise bad_value("threads", self.threads, "a whole number of at least 1, or null")
+
+
+GROUPS = [one.name for one in fields(RunConfig) if one.default is MISSING]
+
 
 def publish() -> None:
     """Put the root and the fixed groups into Hydra's store; algorithms put themselves there when imported."""
@@ -78,9 +89,26 @@ def build(config: Any) -> Any:
     """The objects a composed configuration (or a part of it) stands for; runs their checks.
 
     Raises:
-        BinllmError: A value is not allowed.
+        BinllmError: A value is not allowed, or a key was added that nothing reads.
     """
+    _check_keys(config, "")
     return OmegaConf.to_object(config)
+
+
+def _check_keys(node: DictConfig, prefix: str) -> None:
+    """Refuse what Hydra lets through: ``+new.key=1``, and a group that was given a value instead of an option."""
+    kind = OmegaConf.get_type(node)
+    if not is_dataclass(kind):
+        return
+    names = [one.name for one in fields(kind)]
+    for key in map(str, node):
+        if key not in names:
+            raise BinllmError(unknown_key(prefix + key, names))
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(value, DictConfig):
+            _check_keys(value, f"{prefix}{key}.")
+        if kind is RunConfig and key in GROUPS and not is_dataclass(OmegaConf.get_type(node, key)):
+            raise bad_value(key, value, "an option with a schema: a registered name, or YAML that inherits schema_<name>")
 
 
 publish()

@@ -18,7 +18,7 @@ class Block:
     """Mutable state of one block of ``width`` columns.
 
     Attributes:
-        level: (width, n_out) int64; bit 0 is set where B = -1, bit 1 where R = -1, the higher bits are the group.
+        level: (width, n_out) int8; bit 0 is set where B = -1, bit 1 where R = -1, the higher bits are the group.
         row_scale: a (groups, n_out).
         column_scale: b (width,); ones when the binarization has none.
         salient: (width,) bool, columns with a residual plane.
@@ -41,13 +41,21 @@ class Block:
 
     def residual_signs(self) -> Tensor:
         """R (width, n_out) in {-1, +1}, 0 outside the salient columns."""
-        signs = (1 - 2 * ((self.level >> 1) & 1)).to(self.row_scale.dtype)
-        return signs * self.salient[:, None]
+        signs = torch.zeros(self.level.shape, dtype=self.row_scale.dtype, device=self.level.device)
+        signs[self.salient] = (1 - (self.level[self.salient] & 2)).to(signs.dtype)
+        return signs
+
+    def own_scale(self) -> Tensor:
+        """The row scale (width, n_out) that each entry's group gives it."""
+        if len(self.row_scale) == 1:
+            return self.row_scale.expand(self.level.shape)
+        return torch.where(self.level >= 4, self.row_scale[1], self.row_scale[0])
 
     def unscaled(self) -> Tensor:
         """E (width, n_out), the reconstruction before column scales and row mean."""
-        scale = torch.gather(self.row_scale, 0, self.level >> 2)
-        return self.signs() * scale + self.residual_signs() * self.residual_scale
+        entries = self.signs() * self.own_scale()
+        entries[self.salient] += (1 - (self.level[self.salient] & 2)).to(entries.dtype) * self.residual_scale
+        return entries
 
     def dense(self) -> Tensor:
         """Ŵᵀ (width, n_out) of this block."""
@@ -61,8 +69,8 @@ class Block:
             P (k, width, n_out) and θ (k, n_out): row scales, then the residual scale, then the row mean.
         """
         scaled_signs = self.signs() * self.column_scale[:, None]
-        group = self.level >> 2
-        rows = [scaled_signs * (group == g) for g in range(len(self.row_scale))]
+        large = self.level >= 4
+        rows = [scaled_signs * ~large, scaled_signs * large] if len(self.row_scale) == 2 else [scaled_signs]
         values = list(self.row_scale)
         if bool(self.salient.any()):
             rows.append(self.residual_signs() * self.column_scale[:, None])
@@ -82,18 +90,26 @@ class Block:
         if self.row_mean is not None:
             self.row_mean = rest.pop(0)
 
+    def make_scales_positive(self) -> None:
+        """Flip the signs that belong to negative row and residual scales; Ŵ does not change."""
+        if bool((self.row_scale < 0).any()):
+            self.level = self.level ^ (self.own_scale() < 0).to(torch.int8)
+        if bool((self.residual_scale < 0).any()):
+            self.level = self.level ^ (((self.residual_scale < 0) & self.salient[:, None]).to(torch.int8) << 1)
+        self.row_scale, self.residual_scale = self.row_scale.abs(), self.residual_scale.abs()
+
     def candidates(self, salient: bool) -> tuple[Tensor, Tensor]:
         """All values that an entry of a column can take before the column scale.
 
         Returns:
-            Level indices (levels,) int64 and values (levels, n_out).
+            Level indices (levels,) int8 and values (levels, n_out).
         """
         groups = len(self.row_scale)
         device = self.level.device
         bits = 4 if salient else 2
-        index = torch.tensor([4 * g + s for g in range(groups) for s in range(bits)], device=device)
+        index = torch.tensor([4 * g + s for g in range(groups) for s in range(bits)], dtype=torch.int8, device=device)
         signs = (1 - 2 * (index & 1)).to(self.row_scale.dtype)[:, None]
-        values = signs * self.row_scale[index >> 2]
+        values = signs * self.row_scale[(index >> 2).long()]
         if salient:
-            values = values + (1 - 2 * ((index >> 1) & 1)).to(values.dtype)[:, None] * self.residual_scale
+            values = values + (1 - (index & 2)).to(values.dtype)[:, None] * self.residual_scale
         return index, values

@@ -66,7 +66,7 @@ class Planes:
         column_scale = self._initial_column_scale(centred)
         entries = centred / column_scale[:, None]
         row_scale, group = self._lloyd(entries.abs(), importance * column_scale.square())
-        level = 4 * group + (entries < 0).long()
+        level = (4 * group + (entries < 0)).to(torch.int8)
         salient = self._salient(centred, importance)
         block = Block(
             level, row_scale, column_scale, salient, torch.zeros_like(mean), mean if self.row_mean else None,
@@ -75,7 +75,7 @@ class Planes:
         if bool(salient.any()):
             rest = (entries - block.unscaled())[salient]
             block.residual_scale = rest.abs().mean(0)
-            block.level[salient] += 2 * (rest < 0).long()
+            block.level[salient] += ((rest < 0).to(torch.int8) << 1)
         return block
 
     def _initial_column_scale(self, centred: Tensor) -> Tensor:

@@ -31,9 +31,15 @@ def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadra
     Returns:
         ``A = G``, ``T = W((1-α)G + αC)``.
     """
+    g, c = statistics.gram, statistics.cross_gram
+    return Quadratic(g, weight @ ((1 - alpha) * g + alpha * c), float(target_energy(weight, statistics, alpha).sum()))
+
+
+def target_energy(weight: Tensor, statistics: Statistics, alpha: float) -> Tensor:
+    """Energy per token (n_out,) of each output of the target ``((1-α)X̂ + αX)Wᵀ``."""
     g, c, f = statistics.gram, statistics.cross_gram, statistics.reference_gram
-    target = (1 - alpha) ** 2 * g + alpha * (1 - alpha) * (c + c.T) + alpha**2 * f
-    return Quadratic(g, weight @ ((1 - alpha) * g + alpha * c), float(((weight @ target) * weight).sum()))
+    moment = (1 - alpha) ** 2 * g + alpha * (1 - alpha) * (c + c.T) + alpha**2 * f
+    return ((weight @ moment) * weight).sum(1)
 
 
 def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:
@@ -52,8 +58,8 @@ def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:
 def temper(quadratic: Quadratic, weight: Tensor, tempering: float) -> Quadratic:
     """Spectral tempering: ``A_γ = c A^γ`` with ``tr A_γ = tr A``, ``T_γ = W A_γ + γ (T - W A)``, no inverse needed.
 
-    γ = 1 is the objective itself, γ = 0 weight alignment times ``tr A / n_in``. The constant is that of the weight error
-    under A_γ, the energy of the target W.
+    γ = 1 is the objective itself, γ = 0 weight alignment times ``tr A / n_in``. In between it is the weight error under
+    A_γ plus γ times (Q minus the weight error under A), and the constant with it.
     """
     if tempering == 1:
         return quadratic
@@ -62,20 +68,25 @@ def temper(quadratic: Quadratic, weight: Tensor, tempering: float) -> Quadratic:
     powered = powered * (values.sum() / powered.sum()) if float(powered.sum()) > 0 else powered
     metric = (vectors * powered) @ vectors.T
     metric = (metric + metric.T) / 2
-    linear = weight @ metric + tempering * (quadratic.linear - weight @ quadratic.metric)
-    return Quadratic(metric, linear, float(((weight @ metric) * weight).sum()))
+    image, plain = weight @ metric, weight @ quadratic.metric
+    linear = image + tempering * (quadratic.linear - plain)
+    constant = (image * weight).sum() + tempering * (quadratic.constant - (plain * weight).sum())
+    return Quadratic(metric, linear, float(constant))
 
 
-def preserve_energy(quadratic: Quadratic, weight: Tensor, statistics: Statistics, ridge: float = 1e-3) -> Quadratic:
+def preserve_energy(
+    quadratic: Quadratic, weight: Tensor, statistics: Statistics, alpha: float, ridge: float = 1e-3
+) -> Quadratic:
     """Rescale each output's target so that its best continuous solution keeps the energy of the true output.
 
     The minimiser ``T A⁻¹`` is a Wiener filter: its output never has more energy than ``X Wᵀ``, often much less. Row i of T
     is multiplied by ``sqrt((W F Wᵀ)_ii / (T A⁻¹ Tᵀ)_ii)``, at most 4 so that a row without signal is not blown up.
 
     Args:
-        quadratic: An output objective.
+        quadratic: `output_error` of the same weight, statistics and alpha.
         weight: W (n_out, n_in).
         statistics: Moments of the layer's input.
+        alpha: Position of the target between the two streams.
         ridge: Relative ridge for the solve with A.
     """
     scale = quadratic.metric.diagonal().mean()
@@ -86,4 +97,5 @@ def preserve_energy(quadratic: Quadratic, weight: Tensor, statistics: Statistics
     explained = (solved * quadratic.linear).sum(1)
     wanted = ((weight @ statistics.reference_gram) * weight).sum(1)
     gain = torch.where(explained > 0, (wanted / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(1.0, 4.0)
-    return Quadratic(quadratic.metric, quadratic.linear * gain[:, None], float((wanted * gain.square()).sum()))
+    energy = target_energy(weight, statistics, alpha) * gain.square()
+    return Quadratic(quadratic.metric, quadratic.linear * gain[:, None], float(energy.sum()))

@@ -48,7 +48,7 @@ class OutputAlign:
         """``A = G``, ``T = W((1-α)G + αC)``, then energy, shrinkage, tempering in this order."""
         quadratic = family.output_error(weight, statistics, self.alpha)
         if self.preserve_energy:
-            quadratic = family.preserve_energy(quadratic, weight, statistics)
+            quadratic = family.preserve_energy(quadratic, weight, statistics, self.alpha)
         quadratic = family.shrink(quadratic, weight, self.shrinkage)
         return family.temper(quadratic, weight, self.tempering)
 

@@ -46,8 +46,8 @@ class Alternating:
 
     @property
     def sweeps(self) -> int:
-        """Sign sweeps of one fit."""
-        return -(-self.iterations // self.period) if self.signs else 0
+        """Sign sweeps over the layer, in the greedy pass and in the further ones."""
+        return -(-self.iterations // self.period) + self.passes if self.signs else 0
 
     def fit(self, block: Block, quadratic: BlockQuadratic) -> None:
         """The rounds, and a last fit of the row scales to the final signs."""
@@ -56,6 +56,16 @@ class Alternating:
             if turn:
                 recorded(update_row_scales, block, quadratic)
             recorded(update_column_scales, block, quadratic)
-            if turn and self.signs:
-                recorded(lambda b, q: sweep_levels(b, q, self.regroup), block, quadratic)
+            if turn:
+                self._update_signs(block, quadratic)
         recorded(update_row_scales, block, quadratic)
+
+    def refine(self, block: Block, quadratic: BlockQuadratic) -> None:
+        """One round, signs first: the scales are already fitted and the others have moved only a little."""
+        self._update_signs(block, quadratic)
+        recorded(update_column_scales, block, quadratic)
+        recorded(update_row_scales, block, quadratic)
+
+    def _update_signs(self, block: Block, quadratic: BlockQuadratic) -> None:
+        if self.signs:
+            recorded(lambda b, q: sweep_levels(b, q, self.regroup), block, quadratic)

@@ -63,7 +63,7 @@ class Solver(Protocol):
         feedback: Error feedback between blocks.
         ridge: Relative ridge of the metric's factor.
         passes: Further passes of block coordinate descent on the joint problem.
-        sweeps: Sign sweeps that one `fit` makes, for the record.
+        sweeps: Sign sweeps over the whole layer, for the record.
     """
 
     @property
@@ -76,5 +76,9 @@ class Solver(Protocol):
     def sweeps(self) -> int: ...
 
     def fit(self, block: Block, quadratic: BlockQuadratic) -> None:
-        """Improve a block's code in place."""
+        """Improve a block's first code in place, in the greedy pass."""
+        ...
+
+    def refine(self, block: Block, quadratic: BlockQuadratic) -> None:
+        """Improve a block's code in place, in a further pass."""
         ...

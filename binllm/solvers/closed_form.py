@@ -32,3 +32,7 @@ class ClosedForm:
         """Row scales, then column scales."""
         recorded(update_row_scales, block, quadratic)
         recorded(update_column_scales, block, quadratic)
+
+    def refine(self, block: Block, quadratic: BlockQuadratic) -> None:
+        """The same fit, to the other blocks' quantized values."""
+        self.fit(block, quadratic)

@@ -14,17 +14,21 @@ minimiser of the quadratic given Ŵ_1 = 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from binllm.binarization import Block, Planes
 from binllm.packing.code import BinaryCode
-from binllm.quadratic import Problem
+from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.assemble import assemble
 from binllm.solvers.base import Feedback, Solution, Solver, Status
 from binllm.solvers.linear_algebra import Factor, factorise
 from binllm.solvers.updates import BlockQuadratic
+
+Improvement = Callable[[Block, BlockQuadratic], None]
 
 
 @torch.no_grad()
@@ -41,10 +45,12 @@ def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.d
         The code with unrounded scales, and how it was found.
 
     Raises:
-        ValueError: The weight or the metric has NaN or infinite entries.
+        ValueError: The weight or the objective has NaN or infinite entries, or a fit overflows.
     """
     if not bool(torch.isfinite(problem.weight).all()):
         raise ValueError("the weight has NaN or infinite entries")
+    if not all(bool(torch.isfinite(t).all()) for t in (problem.objective.metric, problem.objective.linear)):
+        raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
     walk = _Walk(problem, binarization, solver, dtype)
     walk.greedy()
@@ -55,9 +61,8 @@ def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.d
     status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
     if walk.counts.raised:
         status = Status.amp_raised
-    sweeps = solver.sweeps * (1 + solver.passes)
     code = assemble(walk.blocks, binarization.block_size)
-    return Solution(code, status, trace, walk.factor.ridge, walk.factor.recoveries, sweeps, walk.counts)
+    return Solution(code, status, trace, walk.factor.ridge, walk.factor.recoveries, solver.sweeps, walk.counts)
 
 
 class _Walk:
@@ -91,7 +96,7 @@ class _Walk:
             metric = self._block_metric(span, upper)
             block = self.binarization.initialise(target.to(self.dtype), metric.to(self.dtype))
             self.first[:, span] = block.dense().T.double()
-            self._fit(block, span, metric, target @ metric)
+            self._improve(self.solver.fit, block, span, (metric, target @ metric))
             self.blocks.append(block)
             if upper is not None:
                 self._feed_back(span, target - self.dense[:, span], upper)
@@ -118,16 +123,19 @@ class _Walk:
         for block, span in zip(self.blocks, self.spans, strict=True):
             metric = objective.metric[span, span]
             others = self.dense @ objective.metric[:, span] - self.dense[:, span] @ metric
-            self._fit(block, span, metric, objective.linear[:, span] - others)
+            self._improve(self.solver.refine, block, span, (metric, objective.linear[:, span] - others))
 
-    def _fit(self, block: Block, span: slice, metric: Tensor, linear: Tensor) -> None:
+    def _improve(self, method: Improvement, block: Block, span: slice, terms: tuple[Tensor, Tensor]) -> None:
+        metric, linear = terms
         quadratic = BlockQuadratic(metric.to(self.dtype), linear.T.to(self.dtype).contiguous(), self._guard(span))
-        self.solver.fit(block, quadratic)
+        method(block, quadratic)
         self.dense[:, span] = block.dense().T.double()
+        if not bool(torch.isfinite(self.dense[:, span]).all()):
+            raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
 
     def _guard(self, span: slice) -> Guard | None:
         amp = self.problem.amp
-        if amp is None:
+        if amp is None or amp.rule is AmpRule.off:
             return None
         metric = amp.metric[span, span]
         offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric

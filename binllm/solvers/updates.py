@@ -56,8 +56,8 @@ def update_row_scales(block: Block, quadratic: BlockQuadratic) -> None:
     basis, old = block.basis()
     count = len(basis)
     images = quadratic.metric @ basis
-    system = torch.einsum("kwn,lwn->nkl", images, basis)
-    force = torch.einsum("kwn,wn->nk", basis, quadratic.linear) - torch.einsum("nkl,ln->nk", system, old)
+    system = (images[:, None] * basis).sum(2).permute(2, 0, 1)  # (n_out, k, k)
+    force = (basis * quadratic.linear).sum(1).T - (system @ old.T[..., None])[..., 0]  # (n_out, k)
     diagonal = system.diagonal(dim1=1, dim2=2)
     damping = _damping(system.dtype) * diagonal.mean(1) + torch.finfo(system.dtype).tiny ** 0.5
     system = system + damping[:, None, None] * torch.eye(count, dtype=system.dtype, device=system.device)
@@ -88,14 +88,19 @@ def update_column_scales(block: Block, quadratic: BlockQuadratic) -> None:
 
 
 def _damped_solve(system: Tensor, force: Tensor) -> Tensor:
-    """Solve a PSD system (n, n); the ridge grows until Cholesky succeeds, and any ridge still gives a descent step."""
+    """Solve a PSD system (n, n); the ridge grows until Cholesky succeeds, and any ridge still gives a descent step.
+
+    Raises:
+        ValueError: The system has NaN or infinite entries.
+    """
     mean = system.diagonal().mean()
     if float(mean) <= 0:
         return torch.zeros_like(force)
     identity = torch.eye(len(system), dtype=system.dtype, device=system.device)
     damping = _damping(system.dtype)
-    while True:
+    while damping < 1:  # rounding needs far less; what is still indefinite then has NaN or infinite entries
         factor, info = torch.linalg.cholesky_ex(system + damping * mean * identity)
         if int(info) == 0:
             return torch.cholesky_solve(force[:, None], factor)[:, 0]
         damping *= 10
+    raise ValueError(f"the system of the column scales left the range of {system.dtype}")

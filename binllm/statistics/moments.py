@@ -47,6 +47,11 @@ class Statistics:
     mean_hat: Tensor
     tokens: int
 
+    def finite(self) -> bool:
+        """Whether no moment has NaN or infinite entries."""
+        moments = (self.gram, self.cross_gram, self.reference_gram, self.mean, self.mean_hat)
+        return all(bool(torch.isfinite(moment).all()) for moment in moments)
+
 
 class Moments:
     """Accumulates `Statistics` one sequence at a time.

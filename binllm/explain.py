@@ -1,0 +1,106 @@
+"""Errors of Hydra and OmegaConf as one line: configuration key, value, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from binllm.configuration import CONF
+from binllm.errors import BinllmError, bad_value
+
+SCHEMA = "schema_"  # options of this prefix are types for YAML files to inherit, not for people to choose
+
+EXPECTED = {
+    r"could not be converted to Integer": "a whole number",
+    r"could not be converted to Float": "a number",
+    r"is not a valid bool|could not be converted to Bool": "true or false",
+    r"is not Optional": "a value other than null",
+    r"is not a ListConfig": "a list such as [a,b]",
+}
+
+
+def explain(error: BaseException) -> str:
+    """Make one line of an error and its causes.
+
+    Args:
+        error: What composing or building a configuration raised.
+
+    Returns:
+        One line without the program's name.
+    """
+    chain = list(_causes(error))
+    for one in chain:
+        if isinstance(one, BinllmError):
+            return str(one)
+        if isinstance(one, MissingConfigException) and one.missing_cfg_file:
+            return _unknown_option(one)
+        if isinstance(one, OverrideParseException):
+            return f"{one.override}: allowed is key=value ({_one_line(one).split(' See http')[0]})"
+        if isinstance(one, (ConfigAttributeError, ConfigKeyError)) and one.full_key:
+            return unknown_key(one.full_key, _names(one.object_type))
+        if isinstance(one, ValidationError) and one.full_key:
+            return _wrong_value(one)
+    return "; ".join(dict.fromkeys(_one_line(one) for one in chain))
+
+
+def unknown_key(full_key: str, names: list[str]) -> str:
+    """Say that a key does not exist, and which ones do.
+
+    Args:
+        full_key: Dotted, for example ``objective.alhpa``.
+        names: The keys that exist beside it, without their parent's name.
+
+    Returns:
+        One line.
+    """
+    parent, dot, key = full_key.rpartition(".")
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f"; did you mean '{parent}{dot}{near[0]}'?" if near else ""
+    where = f"; {parent} has {', '.join(names)}" if parent and names else f"; there are {', '.join(names)}"
+    return f"{full_key}: no such key{where if names else ''}{hint}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = [option for option in error.options or [] if not option.startswith(SCHEMA)]
+    return str(bad_value(group, name, options)) if options else f"{group}: no such group or option ({name})"
+
+
+def _names(kind: Any) -> list[str]:
+    """Keys of a part of the configuration; at the top also the groups that choose without being a key."""
+    if not dataclasses.is_dataclass(kind):
+        return []
+    names = [field.name for field in dataclasses.fields(kind)]
+    if kind.__name__ == "RunConfig":
+        names += sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in names)
+    return names
+
+
+def _wrong_value(error: OmegaConfBaseException) -> str:
+    key, value, text = str(error.full_key), error.value, _one_line(error)
+    choices = re.search(r"expected one of \[(.*?)\]", text)
+    if choices:
+        return str(bad_value(key, value, choices.group(1).split(", ")))
+    for pattern, wanted in EXPECTED.items():
+        if re.search(pattern, text):
+            return str(bad_value(key, "null" if value is None else value, wanted))
+    return f"{key} = {value}: {text}"
+
+
+def _one_line(error: BaseException) -> str:
+    """The message without OmegaConf's notes about types and Hydra's advice to add keys."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    noise = r"full_key:|object_type|reference_type|sub_object|To append to your"
+    return " ".join(line for line in lines if line and not re.match(noise, line)) or type(error).__name__

@@ -1,0 +1,96 @@
+"""The command ``binllm-tools``: everything that is not a run.
+
+A sub-command is one function in `COMMANDS`. Its parameters are the command's arguments (one without a default is
+positional, one with a default is ``--an-option``), its docstring's first line is the help, and a `BinllmError` is one
+line on stderr. Functions import what they need themselves, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect as introspection
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+from binllm.errors import BinllmError, bad_value
+
+PROGRAM = "binllm-tools"
+
+
+def inspect(run: Path) -> None:
+    """Print a run's table and its layer records, whether it is finished or not."""
+    from binllm.tracking.inspect import print_run
+
+    print_run(run)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect,)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. A mistake in the input is one line on stderr and exit code 2.
+
+    Args:
+        arguments: Command line without the program's name; that of the process by default.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise bad_value("sub-command", arguments[0], COMMANDS)
+        values = vars(_parser().parse_args(arguments))
+        COMMANDS[values.pop("command")](**values)
+    except BinllmError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BinllmError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Everything that is not a run of binllm.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        about = (command.__doc__ or "").strip()
+        added = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        hints = typing.get_type_hints(command)
+        for parameter in introspection.signature(command).parameters.values():
+            _add_argument(added, parameter, hints[parameter.name])
+    return parser
+
+
+def _add_argument(parser: argparse.ArgumentParser, parameter: introspection.Parameter, hint: Any) -> None:
+    """Declare one argument from a parameter: str, int, float, Path, Enum, bool (a switch), or a list of them."""
+    options: dict[str, Any] = {}
+    required = parameter.default is parameter.empty
+    members = [one for one in typing.get_args(hint) if one is not type(None)]
+    kind = members[0] if members else hint
+    if typing.get_origin(hint) is list:
+        options["nargs"] = "+" if required else "*"
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["type"] = _enum_type(kind) if issubclass(kind, Enum) else kind
+        options["metavar"] = parameter.name.upper()
+    if not required:
+        options["default"] = parameter.default
+    parser.add_argument(parameter.name if required else f"--{parameter.name.replace('_', '-')}", **options)
+
+
+def _enum_type(kind: type[Enum]) -> Callable[[str], Enum]:
+    def convert(text: str) -> Enum:
+        if text not in kind.__members__:
+            raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(kind.__members__)}")
+        return kind[text]
+
+    return convert
