@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.configuration import compose_run
 from binllm.data import calibration_tokens
 from binllm.errors import bad_value
-from binllm.inner_loop import Events, open_streams, quantize_blocks
+from binllm.inner_loop import Events, open_streams, quantize_blocks, quantize_head
 from binllm.models import check_context, decoder_blocks
 from binllm.pipeline import plan_of
 from binllm.schema import RunConfig, build
@@ -63,4 +63,4 @@ def quantize(
     with bar, bar.phase("quantize", total=bar.blocks):
         streams = open_streams(model, tokens, plan)
         events = Events(bar.layer, lambda index, *_: bar.block_done(index))
-        return model, quantize_blocks(model, streams, plan, events)
+        return model, quantize_blocks(streams, plan, events) + quantize_head(model, streams, plan)

@@ -45,7 +45,7 @@ def _start(arguments: Sequence[str]) -> int:
         try:
             sys.argv[1:] = rewrite(arguments)
             return _run_jobs()
-        except (BinllmError, HydraException, OmegaConfBaseException) as error:
+        except (BinllmError, HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all of them
             return _report(explain(error))
 
 

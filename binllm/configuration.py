@@ -18,14 +18,15 @@ from binllm.registry import load_plugin
 CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folder in a checkout, a copy in a wheel
 
 LOCAL = {"model": "folder", "dataset": "text"}
+OVERLAYS = {"method": ["~method"], "experiment": [], "debug": []}  # what says "none" of each; two are none anyway
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
     """Translate what Hydra's grammar lacks.
 
     ``model=/a/local/folder`` becomes ``model=folder model.path=...``, ``dataset=/a/file.txt`` becomes
-    ``dataset=text dataset.path=...``, ``elsewhere=name`` becomes ``objective@elsewhere=name``; files named by
-    ``plugins=[...]`` are imported, so that what they register can be chosen.
+    ``dataset=text dataset.path=...``, ``elsewhere=name`` becomes ``objective@elsewhere=name``, ``method=null`` becomes
+    ``~method``; files named by ``plugins=[...]`` are imported, so that what they register can be chosen.
 
     Args:
         arguments: Command line without the program's name.
@@ -47,6 +48,8 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
             if not path.exists():
                 raise bad_value(key, value, "a name of the group or an existing path")
             out += [f"{key}={LOCAL[key]}", f"{key}.path={_quoted(str(path))}"]
+        elif key in OVERLAYS and value == "null":
+            out += OVERLAYS[key]
         elif key == "elsewhere":
             out.append(f"objective@elsewhere={value}")
         else:
@@ -79,5 +82,5 @@ def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=rewrite(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise BinllmError(explain(error)) from error

@@ -46,7 +46,11 @@ def explain(error: BaseException) -> str:
             return unknown_key(one.full_key, _names(one.object_type))
         if isinstance(one, ValidationError) and one.full_key:
             return _wrong_value(one)
-    return "; ".join(dict.fromkeys(_one_line(one) for one in chain))
+        if isinstance(one, ValueError) and str(one).startswith("Config group override must be"):
+            return "a group takes the name of one option; binllm --help lists them"
+    text = "; ".join(dict.fromkeys(_one_line(one) for one in chain))
+    ambiguous = re.match(r"Ambiguous value for argument '(.*?)' 1\.", text)
+    return f"{ambiguous.group(1)}: several values need -m, a sweep; a list is written [a,b]" if ambiguous else text
 
 
 def unknown_key(full_key: str, names: list[str]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from binllm.diagnostics import layer_diagnostics
 from binllm.errors import BinllmError
 from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
@@ -19,9 +20,12 @@ from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
 from binllm.statistics import Moments, Statistics, TokenWeights
 from binllm.streams import DualStream
+from binllm.streams.head import head_inputs
 from binllm.streams.storage import Activations
 from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
+
+HEAD = "head"
 
 
 class Events(NamedTuple):
@@ -43,14 +47,11 @@ def open_streams(model: nn.Module, ids: Tensor, plan: Plan) -> DualStream:
     return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage))
 
 
-def quantize_blocks(
-    model: nn.Module, streams: DualStream, plan: Plan, events: Events | None = None, start: int = 0
-) -> list[LayerRecord]:
+def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = None, start: int = 0) -> list[LayerRecord]:
     """Quantize the linear layers of all decoder blocks in place.
 
     Args:
-        model: The model; its first ``start`` blocks are quantized already.
-        streams: Both streams before block ``start``.
+        streams: Both streams before block ``start``; earlier blocks are quantized already.
         plan: What is done to each layer.
         events: Told about progress.
         start: First block to do.
@@ -62,7 +63,7 @@ def quantize_blocks(
         BinllmError: A layer cannot be quantized; it is named.
     """
     events = events or Events()
-    _, blocks = decoder_blocks(model)
+    blocks = streams.blocks
     records: list[LayerRecord] = []
     for index in range(start, len(blocks)):
         block, groups = blocks[index], stages(blocks[index])
@@ -85,6 +86,22 @@ def quantize_blocks(
         events.block(index, block, streams, done)
         records += done
     return records
+
+
+def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[LayerRecord]:
+    """Quantize the output layer in place, if the plan asks for it; both streams stand after the last block.
+
+    Tied embeddings are untied: the embedding stays as it is.
+    """
+    if not plan.calibration.head:
+        return []
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    name = next(n for n, module in model.named_modules() if module is head)
+    objective = plan.objective_of(HEAD, is_last=False)
+    moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
+    for x, x_hat in head_inputs(model, head, streams):
+        moments.add(x, x_hat)
+    return [_quantize_layer(model, len(streams.blocks), (name, HEAD), (objective, moments.statistics()), plan)]
 
 
 def _measure(
@@ -113,7 +130,8 @@ def _quantize_layer(
         parent, _, attribute = name.rpartition(".")
         setattr(block.get_submodule(parent), attribute, packed)
     facts = {"block": index, "layer": name, "role": role, "objective": objective.name}
-    return _record(facts, problem, solution, packed, (time.perf_counter() - begun, peak.bytes))
+    cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
+    return _record(facts | cost, problem, solution, packed, statistics)
 
 
 def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
@@ -127,13 +145,13 @@ def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct
 
 
 def _record(
-    facts: dict[str, object], problem: Problem, solution: Solution, packed: BinaryLinear, cost: tuple[float, int]
+    facts: dict[str, Any], problem: Problem, solution: Solution, packed: BinaryLinear, statistics: Statistics
 ) -> LayerRecord:
     weight_hat = packed.dense_weight(torch.float64)
     after = problem.objective.value(weight_hat)
     bits = layer_bits(packed.spec)
     return LayerRecord(
-        **facts,  # type: ignore[arg-type]
+        **facts,
         n_out=packed.out_features,
         n_in=packed.in_features,
         q_before=solution.trace[0],
@@ -147,8 +165,7 @@ def _record(
         amp_raised_q=solution.amp.raised,
         sweeps=solution.sweeps,
         status=solution.status.name,
-        seconds=cost[0],
-        peak_memory_bytes=cost[1],
         payload_bits=bits.payload_bits,
         stored_bits=bits.linear_bits,
+        diagnostics=layer_diagnostics(problem.weight, weight_hat, statistics),
     )

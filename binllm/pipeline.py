@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
-from binllm.inner_loop import Events, open_streams, quantize_blocks
+from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.models import check_context, decoder_blocks, layer_roles, load_model
+from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
 from binllm.packing.headers import checkpoint_hash
@@ -29,7 +30,7 @@ from binllm.tracking.memory import process_peak
 from binllm.tracking.naming import config_hash, run_name
 from binllm.tracking.progress import RunProgress
 from binllm.tracking.records import BitsRecord, PerplexityRecord, ResultsRecord, RunRecord, RunStatus, utc_now
-from binllm.tracking.state import ResumeState
+from binllm.tracking.state import ResumeState, write_layers
 from binllm.tracking.wandb_exporter import export_run
 
 LEFT_OUT = ("paths", "tracker", "plugins")
@@ -37,13 +38,11 @@ LEFT_OUT = ("paths", "tracker", "plugins")
 
 @dataclass
 class Job:
-    """One run with everything it needs: the built configuration, its plain form, its folder, its progress, its state."""
+    """One run with everything it needs: the built configuration, its folder, its progress."""
 
     config: RunConfig
-    resolved: dict[str, Any]
     folder: RunFolder
     progress: RunProgress
-    state: ResumeState | None = None
 
 
 def run(composed: Any) -> RunFolder:
@@ -66,11 +65,14 @@ def run(composed: Any) -> RunFolder:
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         if folder.status() != "done":
             try:
-                _execute(Job(config, resolved, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+                _execute(Job(config, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
             except BinllmError:
                 if not (folder.state / "state.json").exists():
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
                 raise
+        shutil.rmtree(folder.state, ignore_errors=True)  # the checkpoint holds all of it
+        if not folder.wandb.exists():
+            export_run(folder, config.tracker, resolved)
         return folder
 
 
@@ -97,9 +99,6 @@ def _execute(job: Job, record: RunRecord) -> None:
         costs = {"seconds": job.progress.seconds, "phase_peak_memory_bytes": job.progress.peaks}
         record = replace(record, finished=utc_now(), peak_memory_bytes=process_peak(), **costs)
         job.folder.write_record(record)
-    if job.state is not None:
-        job.state.clear()
-    export_run(job.folder, job.config.tracker, job.resolved)
 
 
 def _phases(job: Job, record: RunRecord) -> RunRecord:
@@ -111,11 +110,9 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         loaded = load_model(config.model)
         model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
-        check_context(model, config.dataset.length, "dataset.length")
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
-        _, blocks = decoder_blocks(model)
-        plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
-        progress.blocks = len(blocks)
+        check_model(model, config)
+        progress.blocks = len(decoder_blocks(model)[1])
     with progress.phase("full_precision"):
         full_precision = measure(model, text, config.evaluation, progress)
     quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")
@@ -141,6 +138,20 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     )
 
 
+def check_model(model: PreTrainedModel, config: RunConfig) -> None:
+    """Refuse at once what would fail only after minutes.
+
+    Raises:
+        BinllmError: The model is quantized already, its context is shorter than the calibration sequences, or it has no
+            layer of a role that the objective names.
+    """
+    if binary_layers(model):
+        raise bad_value("model", model_name(config), "a model that is not quantized yet")
+    check_context(model, config.dataset.length, "dataset.length")
+    _, blocks = decoder_blocks(model)
+    plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
+
+
 def plan_of(config: RunConfig) -> Plan:
     """The objects that quantize, out of the built configuration."""
     return Plan(config.objective, config.binarization, config.solver, config.elsewhere, config.calibration)
@@ -149,16 +160,18 @@ def plan_of(config: RunConfig) -> Plan:
 def quantize_resumably(model: PreTrainedModel, tokens: CalibrationTokens, plan: Plan, job: Job, fingerprint: str) -> None:
     """The inner loop with a durable state after every block."""
     progress = job.progress
-    job.state = state = ResumeState(job.folder.state, job.folder.layers, fingerprint)
+    state = ResumeState(job.folder.state, job.folder.layers, fingerprint)
     with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):
         streams = open_streams(model, tokens.ids, plan)
-        start = restore_progress(state, model, streams)
+        start = restore_progress(state, streams)
 
         def finished(index: int, block: Any, both: Any, records: list[Any]) -> None:
             save_progress(state, index, block, both, records)
             progress.block_done(index)
 
-        quantize_blocks(model, streams, plan, Events(progress.layer, finished), start)
+        quantize_blocks(streams, plan, Events(progress.layer, finished), start)
+        head = quantize_head(model, streams, plan)
+        write_layers(job.folder.layers, [r for r in job.folder.read_layers() if r.role != HEAD] + head)
 
 
 def measure(

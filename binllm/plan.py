@@ -41,6 +41,7 @@ class Calibration:
         storage: Where the activations live.
         correct_bias: Add the mean output error to a linear layer's bias, where it has one.
         fit_dtype: See `FitDtype`.
+        head: Quantize the output layer (``lm_head``) as well; embeddings and norms always stay as they are.
     """
 
     batch: int = 4
@@ -48,6 +49,7 @@ class Calibration:
     storage: Storage = Storage.memory
     correct_bias: bool = False
     fit_dtype: FitDtype = FitDtype.float32
+    head: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -7,7 +7,6 @@ import json
 import torch
 from torch import Tensor, nn
 
-from binllm.models import decoder_blocks
 from binllm.packing import BinaryLinear, LayerSpec, binary_layers
 from binllm.streams import DualStream
 from binllm.tracking.records import LayerRecord
@@ -46,7 +45,7 @@ def save_progress(state: ResumeState, index: int, block: nn.Module, streams: Dua
     state.save(index, block_tensors(block), {"x": streams.x, "x_hat": streams.x_hat}, records)
 
 
-def restore_progress(state: ResumeState, model: nn.Module, streams: DualStream) -> int:
+def restore_progress(state: ResumeState, streams: DualStream) -> int:
     """Put back what an earlier process finished.
 
     Returns:
@@ -55,8 +54,7 @@ def restore_progress(state: ResumeState, model: nn.Module, streams: DualStream) 
     saved = state.load()
     if saved is None:
         return 0
-    _, blocks = decoder_blocks(model)
-    for block, tensors in zip(blocks, saved.blocks, strict=False):
+    for block, tensors in zip(streams.blocks, saved.blocks, strict=False):
         install_block(block, tensors)
     streams.restore(saved.streams["x"], saved.streams["x_hat"])
     return saved.blocks_done

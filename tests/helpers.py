@@ -106,10 +106,13 @@ class Sample:
         moments.add(self.x, self.x_hat)
         return moments.statistics()
 
-    def problem(self, objective: Objective) -> Problem:
-        """What a solver gets."""
+    def problem(self, objective: Objective, diagonal: bool = False) -> Problem:
+        """What a solver gets; with `diagonal`, as if the inputs of the quantized stream were uncorrelated."""
         plan = Plan(objective, BINARIZATIONS["row"], SOLVERS["closed_form"])
-        return plan.problem(objective, self.weight, self.statistics(objective.token_weights))
+        statistics = self.statistics(objective.token_weights)
+        if diagonal:
+            statistics = replace(statistics, gram=torch.diag(statistics.gram.diagonal()))
+        return plan.problem(objective, self.weight, statistics)
 
     def tokens(self, weights: TokenWeights = TokenWeights.uniform) -> tuple[Tensor, Tensor]:
         """Both streams (all tokens, n_in), each token times the root of its share, so that ``XᵀX`` is a mean."""
@@ -133,6 +136,7 @@ KINDS = {
     "narrow": Kind(4, BLOCK - 3, 20),
     "dead": Kind(5, BLOCK + 5, 30, dead=3),
     "singular": Kind(4, 2 * BLOCK + 1, 3),
+    "blocks": Kind(5, 43, 60),
 }
 REGULAR = ("whole", "ragged", "narrow")
 

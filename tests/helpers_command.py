@@ -67,6 +67,8 @@ class Preloaded:
             text=True,
             env={**os.environ, **quick},
         )
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n"
         self._count = 0
         return self
 
@@ -107,10 +109,10 @@ def install_hooks(layers: str | None = None, die_in_write: int = 0, writes: str 
 
     Args:
         layers: File to which a line ``block layer`` is appended before each layer is fitted.
-        die_in_write: Kill the process in the middle of its so-manieth durable write: half of the file is there.
+        die_in_write: Kill the process in the middle of its so-manieth durable write: half of
+            the file is there, or the folder's new entry is not durable yet.
         writes: File to which a line is appended for every durable write.
     """
-    from binllm.packing import checkpoint
     from binllm.tracking import atomic, progress
 
     count = 0
@@ -132,7 +134,6 @@ def install_hooks(layers: str | None = None, die_in_write: int = 0, writes: str 
 
     progress.RunProgress.layer = layer  # type: ignore[method-assign]
     atomic.sync = synced
-    assert checkpoint.replacing_folder.__globals__["sync"] is synced
 
 
 def _append(file: str | None, line: str) -> None:
@@ -151,6 +152,7 @@ def _serve() -> None:
     import binllm.tools  # noqa: F401
 
     torch.set_num_threads(1)
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

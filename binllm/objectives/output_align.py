@@ -38,7 +38,11 @@ class OutputAlign:
     amp_rule: AmpRule = AmpRule.off
 
     version: ClassVar[int] = 1
-    aligns_outputs: ClassVar[bool] = True
+
+    @property
+    def aligns_outputs(self) -> bool:
+        """The metric is the input's second moment, shrunk and tempered."""
+        return True
 
     def __post_init__(self) -> None:
         for option in ("alpha", "shrinkage", "tempering"):

@@ -24,7 +24,11 @@ class WeightAlign:
     token_weights: TokenWeights = TokenWeights.uniform
 
     version: ClassVar[int] = 1
-    aligns_outputs: ClassVar[bool] = False
+
+    @property
+    def aligns_outputs(self) -> bool:
+        """The metric is I."""
+        return False
 
     def quadratic(self, weight: Tensor, statistics: Statistics) -> Quadratic:
         """``A = I``, ``T = W``."""

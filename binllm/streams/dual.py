@@ -18,7 +18,7 @@ from binllm.statistics import Moments, TokenWeights
 from binllm.streams.storage import Activations
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Ends a forward pass where nothing later is wanted."""
 
 
@@ -34,9 +34,10 @@ class DualStream:
     """
 
     def __init__(self, model: nn.Module, blocks: nn.ModuleList, ids: Tensor, batch: int, activations: Activations):
+        self.blocks = blocks
         self.activations = activations
         self.device = next(model.parameters()).device
-        self._spans = [slice(s, min(s + batch, len(ids))) for s in range(0, len(ids), batch)]
+        self.spans = [slice(s, min(s + batch, len(ids))) for s in range(0, len(ids), batch)]
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.x = self._embed(model, blocks[0], ids)
         self.x_hat = self._copy(self.x)
@@ -53,12 +54,12 @@ class DualStream:
             hidden = args[0] if args else kwargs.pop("hidden_states")
             caught.append(hidden)
             self._calls.setdefault(len(hidden), (args[1:], kwargs))
-            raise _Stop
+            raise Stop
 
         hidden = torch.empty(0)
-        for span in self._spans:
+        for span in self.spans:
             with _hooked(first, catch, with_kwargs=True):
-                _run(model, input_ids=ids[span].to(self.device), use_cache=False)
+                run_until_stop(model, input_ids=ids[span].to(self.device), use_cache=False)
             batch = caught.pop().to("cpu")
             if span.start == 0:
                 hidden = self.activations.empty(len(ids), *batch.shape[1:], dtype=batch.dtype)
@@ -87,11 +88,12 @@ class DualStream:
             The input of every reader, (sequences, length, n_in).
         """
         inputs: list[Tensor | None] = [None] * len(readers)
-        for span in self._spans:
+        for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, readers, caught):
                 self.x[span] = self._call(block, self.x[span]).to("cpu")
             for stage, batch in caught.items():
+                batch = _by_sequence(batch, span)
                 if inputs[stage] is None:
                     inputs[stage] = self.activations.empty(len(self.x), *batch.shape[1:], dtype=batch.dtype)
                 inputs[stage][span] = batch.to("cpu")  # type: ignore[index]
@@ -100,7 +102,7 @@ class DualStream:
     @torch.no_grad()
     def advance_quantized(self, block: nn.Module) -> None:
         """Run the quantized block on ``x_hat``, which becomes the block's output."""
-        for span in self._spans:
+        for span in self.spans:
             self.x_hat[span] = self._call(block, self.x_hat[span]).to("cpu")
 
     @torch.no_grad()
@@ -119,22 +121,27 @@ class DualStream:
         """
         names = list(readers)
         found = {n: {w: Moments(readers[n].shape[-1], w, self.device) for w in weights} for n in names}
-        for span in self._spans:
+        for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, names, caught, stop_after=len(names)):
-                _run(self._call, block, self.x_hat[span])
+                run_until_stop(self._call, block, self.x_hat[span])
             for stage, name in enumerate(names):
                 reference = readers[name][span].to(self.device)
                 for moments in found[name].values():
-                    moments.add(reference, caught[stage])
+                    moments.add(reference, _by_sequence(caught[stage], span))
         return found
 
 
-def _run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _by_sequence(batch: Tensor, span: slice) -> Tensor:
+    """(sequences, length, n_in), also where a block flattens its tokens (OPT before its feed-forward layers)."""
+    return batch.reshape(span.stop - span.start, -1, batch.shape[-1])
+
+
+def run_until_stop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     with torch.no_grad():
         try:
             function(*args, **kwargs)
-        except _Stop:
+        except Stop:
             return
 
 
@@ -162,7 +169,7 @@ class _Catching:
         def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             self._into[stage] = args[0]
             if self._stop_after is not None and len(self._into) == self._stop_after:
-                raise _Stop
+                raise Stop
 
         return catch
 

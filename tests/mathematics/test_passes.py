@@ -1,0 +1,52 @@
+"""Passes of block coordinate descent: the trace never rises, and ends at the value of the code that is returned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers import BINARIZATIONS, OBJECTIVES, SOLVERS, dense, pairs, run, sample
+
+from binllm.solvers import Status
+
+WITHOUT_AMP = {name: o for name, o in OBJECTIVES.items() if sample("whole").problem(o).amp is None}
+
+
+@pytest.mark.parametrize("kind", ["ragged", "dead", "singular"])
+@pytest.mark.parametrize(("binarization", "solver", "objective"), pairs(BINARIZATIONS, SOLVERS, WITHOUT_AMP))
+def test_a_further_pass_never_raises_the_objective(binarization: str, solver: str, objective: str, kind: str) -> None:
+    problem = sample(kind).problem(OBJECTIVES[objective])
+    trace = run(problem, binarization, replace(SOLVERS[solver], passes=3)).trace  # type: ignore[type-var]
+    assert len(trace) == 5
+    slack = 1e-9 * problem.objective.constant
+    assert all(later <= earlier + slack for earlier, later in pairwise(trace[1:]))
+
+
+@pytest.mark.parametrize(("objective", "solver", "binarization"), pairs(OBJECTIVES, SOLVERS, BINARIZATIONS))
+def test_the_trace_ends_at_the_value_of_the_code(objective: str, solver: str, binarization: str) -> None:
+    problem = sample("ragged").problem(OBJECTIVES[objective])
+    solution = run(problem, binarization, solver)
+    solution.code.validate()
+    planes, n_in = BINARIZATIONS[binarization], problem.weight.shape[1]
+    assert solution.code.shape == tuple(problem.weight.shape)
+    assert solution.code.block_size == planes.block_size
+    assert len(solution.trace) == 2 + SOLVERS[solver].passes
+    assert problem.objective.value(dense(solution)) == pytest.approx(solution.trace[-1], rel=1e-9)
+    salient = planes.salient_columns
+    assert solution.code.salient_count == sum(-(-salient * min(8, n_in - s) // 8) for s in range(0, n_in, 8))
+
+
+def test_passes_improve_on_the_greedy_pass() -> None:
+    problem = sample("ragged").problem(OBJECTIVES["output_error"])
+    trace = run(problem, "row_column", "coordinate_descent").trace
+    assert trace[-1] < 0.99 * trace[1]
+
+
+@pytest.mark.parametrize(("binarization", "solver"), pairs(BINARIZATIONS, SOLVERS))
+def test_solving_twice_gives_the_same_bits(binarization: str, solver: str) -> None:
+    problem = sample("ragged").problem(OBJECTIVES["interpolated_shrunk"])
+    first, second = (run(problem, binarization, solver) for _ in range(2))
+    assert torch.equal(dense(first), dense(second))
+    assert first.status is Status.solved
