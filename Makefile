@@ -34,14 +34,15 @@ setup: $(RUNTIME)  ## only install what a run needs
 
 setup-dev: $(DEV)  ## only install what the tests need as well
 
-# The runs that are done already are skipped, a half-finished one goes on after its last block.
+# Runs that are done already are found, a half-finished one goes on after its last block.
 table: $(RUNTIME)  ## make the runs of the README's table (or find them done) and write the table
-	$(VENV)/bin/binllm -m experiment=objectives paths.results=$(RESULTS)
-	$(VENV)/bin/binllm -m experiment=best_seeds paths.results=$(RESULTS)
-	$(VENV)/bin/python experiments/objectives/table.py $(RESULTS) --readme README.md
+	$(VENV)/bin/binllm experiment=objectives paths.results=$(RESULTS)
+	$(VENV)/bin/binllm experiment=best_seeds paths.results=$(RESULTS)
+	$(RUN) experiments.objectives.table $(RESULTS) --readme README.md \
+	    --only model.name=smollm2 --only evaluation.name=quick --only evaluation.split=test
 
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
-	$(VENV)/bin/python experiments/benchmarks/cost.py
+	$(RUN) experiments.benchmarks.cost
 
 clean:  ## remove the environment and the caches, not the results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

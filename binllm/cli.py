@@ -32,12 +32,10 @@ def main() -> None:
 
 def _start(arguments: Sequence[str]) -> int:
     """Hand the command line to Hydra; returns the exit code. Imports are here because they take seconds."""
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     from binllm.configuration import rewrite
-    from binllm.explain import explain
+    from binllm.explain import COMPOSITION_ERRORS, explain
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here unwrapped instead of as Hydra's own report
     with tempfile.TemporaryDirectory(prefix="binllm-") as scratch:
@@ -45,7 +43,7 @@ def _start(arguments: Sequence[str]) -> int:
         try:
             sys.argv[1:] = rewrite(arguments)
             return _run_jobs()
-        except (BinllmError, HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises all of them
+        except (BinllmError, *COMPOSITION_ERRORS) as error:
             return _report(explain(error))
 
 

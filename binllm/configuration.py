@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from binllm.errors import BinllmError, bad_value
 from binllm.registry import load_plugin
@@ -41,8 +39,9 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "plugins":
-            for path in re.findall(r"[^\[\],\s'\"]+", value):
-                load_plugin(path)
+            paths = OverridesParser.create().parse_override(argument).value()
+            for path in paths if isinstance(paths, list) else [paths]:
+                load_plugin(str(path))
         if key in LOCAL and value.startswith(("/", "./", "../", "~")):
             path = Path(value).expanduser().absolute()
             if not path.exists():
@@ -76,11 +75,11 @@ def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
         BinllmError: Unknown group, option or key, or a wrong type.
     """
     import binllm.schema  # noqa: F401  (publishes the typed root)
-    from binllm.explain import explain
+    from binllm.explain import COMPOSITION_ERRORS, explain
 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=rewrite(overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except COMPOSITION_ERRORS as error:
         raise BinllmError(explain(error)) from error

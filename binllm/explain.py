@@ -8,11 +8,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from binllm.configuration import CONF
 from binllm.errors import BinllmError, bad_value
+
+# What composing a configuration raises for a user's mistake. Hydra uses ValueError for some of them.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
 
 SCHEMA = "schema_"  # options of this prefix are types for YAML files to inherit, not for people to choose
 
@@ -48,6 +52,9 @@ def explain(error: BaseException) -> str:
             return _wrong_value(one)
         if isinstance(one, ValueError) and str(one).startswith("Config group override must be"):
             return "a group takes the name of one option; binllm --help lists them"
+    in_file = re.match(r"In '(.*?)': \w+ raised while composing config:\s*(.*)\s*full_key: (\S+)", str(error))
+    if in_file:
+        return f"{in_file.group(1)}.yaml, key {in_file.group(3)}: {in_file.group(2)}"
     text = "; ".join(dict.fromkeys(_one_line(one) for one in chain))
     ambiguous = re.match(r"Ambiguous value for argument '(.*?)' 1\.", text)
     return f"{ambiguous.group(1)}: several values need -m, a sweep; a list is written [a,b]" if ambiguous else text
@@ -87,7 +94,7 @@ def _names(kind: Any) -> list[str]:
     if not dataclasses.is_dataclass(kind):
         return []
     names = [field.name for field in dataclasses.fields(kind)]
-    if kind.__name__ == "RunConfig":
+    if getattr(kind, "__name__", "") == "RunConfig":
         names += sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in names)
     return names
 

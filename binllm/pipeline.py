@@ -157,7 +157,9 @@ def plan_of(config: RunConfig) -> Plan:
     return Plan(config.objective, config.binarization, config.solver, config.elsewhere, config.calibration)
 
 
-def quantize_resumably(model: PreTrainedModel, tokens: CalibrationTokens, plan: Plan, job: Job, fingerprint: str) -> None:
+def quantize_resumably(
+    model: PreTrainedModel, tokens: CalibrationTokens, plan: Plan, job: Job, fingerprint: str
+) -> None:
     """The inner loop with a durable state after every block."""
     progress = job.progress
     state = ResumeState(job.folder.state, job.folder.layers, fingerprint)
@@ -207,4 +209,3 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BinllmError(f"device = {name}: this machine has no CUDA device; allowed are auto, cpu")
     return device
-

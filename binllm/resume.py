@@ -40,7 +40,9 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
         setattr(block.get_submodule(parent), attribute, layer.to(weight.device))
 
 
-def save_progress(state: ResumeState, index: int, block: nn.Module, streams: DualStream, records: list[LayerRecord]) -> None:
+def save_progress(
+    state: ResumeState, index: int, block: nn.Module, streams: DualStream, records: list[LayerRecord]
+) -> None:
     """Make a finished block durable, with both streams after it."""
     state.save(index, block_tensors(block), {"x": streams.x, "x_hat": streams.x_hat}, records)
 

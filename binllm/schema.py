@@ -108,7 +108,9 @@ def _check_keys(node: DictConfig, prefix: str) -> None:
         if isinstance(value, DictConfig):
             _check_keys(value, f"{prefix}{key}.")
         if kind is RunConfig and key in GROUPS and not is_dataclass(OmegaConf.get_type(node, key)):
-            raise bad_value(key, value, "an option with a schema: a registered name, or YAML that inherits schema_<name>")
+            raise bad_value(
+                key, value, "an option with a schema: a registered name, or YAML that inherits schema_<name>"
+            )
 
 
 publish()

@@ -44,7 +44,9 @@ class Planes:
         if self.groups not in (1, 2):
             raise bad_value("binarization.groups", self.groups, "1 or 2")
         if not 0 <= self.salient_columns <= self.block_size:
-            raise bad_value("binarization.salient_columns", self.salient_columns, f"0 to {self.block_size} (block_size)")
+            raise bad_value(
+                "binarization.salient_columns", self.salient_columns, f"0 to {self.block_size} (block_size)"
+            )
 
     def initialise(self, target: Tensor, metric: Tensor) -> Block:
         """A first code: nearest levels to the target under the metric's diagonal.
@@ -57,7 +59,7 @@ class Planes:
             The block; salient columns are those with the largest ``Σ_i w_ij² A_jj``.
         """
         w = target.T.contiguous()
-        width, n_out = w.shape
+        n_out = w.shape[1]
         importance = metric.diagonal().clamp_min(0)
         mean = torch.zeros(n_out, dtype=w.dtype, device=w.device)
         if self.row_mean:
@@ -75,7 +77,7 @@ class Planes:
         if bool(salient.any()):
             rest = (entries - block.unscaled())[salient]
             block.residual_scale = rest.abs().mean(0)
-            block.level[salient] += ((rest < 0).to(torch.int8) << 1)
+            block.level[salient] += (rest < 0).to(torch.int8) << 1
         return block
 
     def _initial_column_scale(self, centred: Tensor) -> Tensor:

@@ -28,9 +28,7 @@ class CalibrationTokens:
     description: str
 
 
-def calibration_tokens(
-    config: DatasetConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0
-) -> CalibrationTokens:
+def calibration_tokens(config: DatasetConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> CalibrationTokens:
     """Draw calibration sequences from the grid of consecutive, non-overlapping windows of a text.
 
     Seed 0 takes the first windows, in order. Any other seed draws distinct windows of the whole text by an

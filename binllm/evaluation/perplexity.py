@@ -119,6 +119,4 @@ def _token_nll(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     ids = ids.to(model.device)
     logits = model(input_ids=ids, use_cache=False).logits  # (rows, length, vocabulary)
     rows = zip(logits, ids, strict=True)
-    return torch.stack(
-        [cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in rows]
-    ).cpu()
+    return torch.stack([cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in rows]).cpu()

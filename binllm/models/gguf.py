@@ -100,20 +100,12 @@ def _convert(file: Path, folder: Path, key: str) -> None:
     # One bar of the conversion heeds no switch; redirecting hides no error, for errors are raised.
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=torch.float32
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
-        raise bad_value(
-            key, file, f"readable with gguf and accelerate installed: {one_line(error)}"
-        ) from error
-    except (
-        Exception
-    ) as error:  # the reader fails in many ways on damaged bytes: numpy, struct, unicode, index
-        wanted = (
-            f"a whole GGUF file of a causal language model; this one is cut or damaged ({one_line(error)})"
-        )
+        raise bad_value(key, file, f"readable with gguf and accelerate installed: {one_line(error)}") from error
+    except Exception as error:  # the reader fails in many ways on damaged bytes: numpy, struct, unicode, index
+        wanted = f"a whole GGUF file of a causal language model; this one is cut or damaged ({one_line(error)})"
         raise bad_value(key, file, wanted) from error
     # Its weights are plain by now, but transformers refuses to save a model that still says it is GGUF.
     del model.config.quantization_config
@@ -122,6 +114,4 @@ def _convert(file: Path, folder: Path, key: str) -> None:
         model.save_pretrained(folder, max_shard_size="2GB")
         tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
-        raise BinllmError(
-            f"BINLLM_CACHE: cannot write the converted model to {folder}: {one_line(error)}"
-        ) from error
+        raise BinllmError(f"BINLLM_CACHE: cannot write the converted model to {folder}: {one_line(error)}") from error

@@ -103,9 +103,7 @@ def _read_state(file: Path, data: bytes, shape: _Shape) -> dict[str, torch.Tenso
     for name, size in arrays:
         count = int(np.prod(size))
         if offset + 4 * count > len(data):
-            raise bad_value(
-                "model.file", file, f"a whole file; this one ends inside {name or 'the rotary tables'}"
-            )
+            raise bad_value("model.file", file, f"a whole file; this one ends inside {name or 'the rotary tables'}")
         array = torch.from_numpy(np.frombuffer(data, "<f4", count, offset).copy()).view(size)
         offset += 4 * count
         if "q_proj" in name or "k_proj" in name:
@@ -172,7 +170,5 @@ def _read_tokens(file: Path) -> list[tuple[str, float]]:
     except (struct.error, ValueError) as error:
         raise bad_value("model.tokenizer", file, "a whole llama2.c tokenizer file") from error
     if len(tokens) <= len(_SPECIAL) + 256:
-        raise bad_value(
-            "model.tokenizer", file, "a llama2.c tokenizer file with 3 special and 256 byte tokens"
-        )
+        raise bad_value("model.tokenizer", file, "a llama2.c tokenizer file with 3 special and 256 byte tokens")
     return [(name, 0.0) for name in _SPECIAL] + tokens[len(_SPECIAL) :]

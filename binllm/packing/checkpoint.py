@@ -154,9 +154,7 @@ def _write_tensors(tensors: dict[str, Tensor], folder: Path, max_shard_size: int
     return hashes
 
 
-def _config_to_save(
-    model: PreTrainedModel, tied: bool, header: dict[str, Any] | None, hashes: dict[str, str]
-) -> Any:
+def _config_to_save(model: PreTrainedModel, tied: bool, header: dict[str, Any] | None, hashes: dict[str, str]) -> Any:
     """The model's config with everything that loading needs, without touching the model."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]

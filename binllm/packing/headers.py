@@ -67,9 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _read_json(path)
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
-        raise BinllmError(
-            f"{path}: is not a {METHOD} checkpoint, quantization_config.quant_method is not '{METHOD}'"
-        )
+        raise BinllmError(f"{path}: is not a {METHOD} checkpoint, quantization_config.quant_method is not '{METHOD}'")
     check_version(quantization.get("format_version"))
     return config
 
@@ -81,9 +79,7 @@ def check_version(version: object) -> None:
         BinllmError: Naming both versions.
     """
     if version != FORMAT_VERSION:
-        raise bad_value(
-            "quantization_config.format_version", version, f"{FORMAT_VERSION}, which this version reads"
-        )
+        raise bad_value("quantization_config.format_version", version, f"{FORMAT_VERSION}, which this version reads")
 
 
 def tensor_files(folder: Path) -> list[Path]:
@@ -136,9 +132,7 @@ def check_hashes(files: Iterable[Path], hashes: Mapping[str, str]) -> None:
     """
     for path in files:
         if path.name in hashes and file_hash(path) != hashes[path.name]:
-            raise BinllmError(
-                f"{path}: the tensor file is damaged, its SHA-256 is not the one in config.json"
-            )
+            raise BinllmError(f"{path}: the tensor file is damaged, its SHA-256 is not the one in config.json")
 
 
 def checkpoint_hash(folder: str | Path) -> str:

@@ -31,9 +31,7 @@ class BinaryLinear(nn.Module):
     signs: Tensor
     row_scale: Tensor
 
-    def __init__(
-        self, spec: LayerSpec, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ):
+    def __init__(self, spec: LayerSpec, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         """Make a layer whose tensors wait to be loaded.
 
         Args:
@@ -95,9 +93,7 @@ class BinaryLinear(nn.Module):
         shape = (self.out_features, self.in_features)
         # A weight made under inference_mode could not be used when gradients are wanted later.
         with torch.inference_mode(False), torch.no_grad():
-            return dense_by_rows(
-                lambda start, stop: self._rows(start, stop, salient), shape, dtype, self.signs.device
-            )
+            return dense_by_rows(lambda start, stop: self._rows(start, stop, salient), shape, dtype, self.signs.device)
 
     def cached_weight(self, dtype: torch.dtype) -> Tensor:
         """The dense weight, kept outside the state until the layer is moved or loaded."""
@@ -126,9 +122,7 @@ class BinaryLinear(nn.Module):
 
     def _rows(self, start: int, stop: int, salient: Tensor | None) -> BinaryCode:
         """Unpack the output rows start..stop-1."""
-        stored: dict[str, Tensor] = {
-            n: b if n == "column_scale" else b[start:stop] for n, b in self.named_buffers()
-        }
+        stored: dict[str, Tensor] = {n: b if n == "column_scale" else b[start:stop] for n, b in self.named_buffers()}
         stored["signs"] = unpack_signs(stored["signs"], self.in_features)
         if "group" in stored:
             stored["group"] = unpack_bits(stored["group"], self.in_features)

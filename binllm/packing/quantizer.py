@@ -99,9 +99,7 @@ register_quantization_config(METHOD)(BinllmQuantizationConfig)
 register_quantizer(METHOD)(BinllmQuantizer)
 
 
-def replace_layers(
-    model: nn.Module, layers: Mapping[str, Mapping[str, Any]], dtype: torch.dtype | None
-) -> None:
+def replace_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Any]], dtype: torch.dtype | None) -> None:
     """Replace linear layers by packed ones on the meta device.
 
     Args:

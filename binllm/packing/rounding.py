@@ -36,9 +36,7 @@ def round_scales(code: BinaryCode, dtype: torch.dtype) -> BinaryCode:
     Raises:
         BinllmError: If a scale overflows or loses its precision.
     """
-    names = [
-        n for n in ("row_scale", "residual_scale", "column_scale", "row_mean") if getattr(code, n) is not None
-    ]
+    names = [n for n in ("row_scale", "residual_scale", "column_scale", "row_mean") if getattr(code, n) is not None]
     if all(getattr(code, name).dtype == dtype for name in names):
         return code
     scales: dict[str, Tensor] = {name: getattr(code, name).double() for name in names}

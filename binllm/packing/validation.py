@@ -23,9 +23,7 @@ def validate(code: BinaryCode) -> None:
     if code.block_size < 1:
         raise ValueError(f"block_size: is {code.block_size}, must be at least 1")
     if code.row_scale.ndim != 3 or not 1 <= code.groups <= MAX_GROUPS:
-        raise ValueError(
-            f"row_scale: shape is {tuple(code.row_scale.shape)}, must be (n_out, blocks, 1 or 2 groups)"
-        )
+        raise ValueError(f"row_scale: shape is {tuple(code.row_scale.shape)}, must be (n_out, blocks, 1 or 2 groups)")
     _check_shapes(code)
     _check_values(code)
 
@@ -57,7 +55,7 @@ def _check_shapes(code: BinaryCode) -> None:
             continue
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: shape is {tuple(tensor.shape)}, must be {shape}")
-        if dtype is not None and tensor.dtype != dtype or dtype is None and not tensor.is_floating_point():
+        if (dtype is not None and tensor.dtype != dtype) or (dtype is None and not tensor.is_floating_point()):
             raise ValueError(f"{name}: dtype is {tensor.dtype}, must be {dtype or 'floating point'}")
         if tensor.device != code.signs.device:
             raise ValueError(f"{name}: is on {tensor.device}, the signs are on {code.signs.device}")

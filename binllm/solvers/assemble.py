@@ -20,7 +20,9 @@ def assemble(blocks: list[Block], block_size: int) -> BinaryCode:
         group=(level >> 2).T.to(torch.uint8).contiguous() if len(first.row_scale) > 1 else None,
         row_scale=torch.stack([block.row_scale.T for block in blocks], 1).contiguous(),
         column_scale=torch.cat([block.column_scale for block in blocks]) if first.scales_columns else None,
-        row_mean=None if first.row_mean is None else torch.stack([b.row_mean for b in blocks if b.row_mean is not None], 1),
+        row_mean=None
+        if first.row_mean is None
+        else torch.stack([b.row_mean for b in blocks if b.row_mean is not None], 1),
         salient=salient.nonzero()[:, 0] if has_residual else None,
         residual_signs=residual.T.to(torch.int8).contiguous() if has_residual else None,
         residual_scale=torch.stack([block.residual_scale for block in blocks], 1) if has_residual else None,

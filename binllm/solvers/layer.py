@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from binllm.binarization import Block, Planes
-from binllm.packing.code import BinaryCode
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.assemble import assemble

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from binllm.binarization import Block
 from binllm.quadratic import AmpRule
-from binllm.solvers.amp import Guard
 from binllm.solvers.updates import BlockQuadratic
 
 PANEL = 32

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 ATTEMPTS = 12
+LIMIT = 1.0  # moments are positive semi-definite up to rounding; a metric that needs more than this is not
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,6 @@ def factorise(metric: Tensor, ridge: float) -> Factor:
         if int(info) == 0 and float(lower.diagonal().min()) > 1e-7 * float(scale) ** 0.5:
             return Factor(lower, used, attempt)
         used = max(used * 10, 1e-10)
+        if used > LIMIT:
+            break
     raise ValueError("the moment matrix is not positive semi-definite")

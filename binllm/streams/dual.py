@@ -179,4 +179,3 @@ class _Catching:
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.__exit__(*error)
-

@@ -112,9 +112,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(encode(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically, the same bytes for the same content.
 
     CPU tensors that are contiguous and own their memory are written without a copy.

@@ -100,9 +100,7 @@ class RunPaths:
         lines = self.layers.read_text(encoding="utf-8").splitlines()
         return [
             LayerRecord.from_json(_parse(line, where), where)
-            for where, line in (
-                (f"{self.layers} line {number}", line) for number, line in enumerate(lines, 1)
-            )
+            for where, line in ((f"{self.layers} line {number}", line) for number, line in enumerate(lines, 1))
         ]
 
     def holder(self) -> str | None:

@@ -134,9 +134,7 @@ class RunProgress:
             block: Index of its block, from 0.
             name: Its name or role.
         """
-        self._bar.update(
-            self._task, description=f"{self._phase} {name}", count=f"block {block + 1}/{self.blocks}"
-        )
+        self._bar.update(self._task, description=f"{self._phase} {name}", count=f"block {block + 1}/{self.blocks}")
 
     def block_done(self, index: int) -> None:
         """Note that a block, counted from 0, is finished and durable."""

@@ -76,9 +76,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env=environment, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

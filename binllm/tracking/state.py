@@ -146,9 +146,7 @@ class ResumeState:
                 (self.folder / old.streams.name).unlink(missing_ok=True)
             write_layers(self.layers_path, self._records)
         except (OSError, SafetensorError) as error:
-            raise BinllmError(
-                f"paths.results: block {index} cannot be written to {self.folder}: {error}"
-            ) from error
+            raise BinllmError(f"paths.results: block {index} cannot be written to {self.folder}: {error}") from error
 
     def load(self) -> SavedState | None:
         """Check every file and return the state; remove what is left of killed steps.
@@ -183,9 +181,7 @@ class ResumeState:
         self._remove_unmentioned()
 
     def _damaged(self, reason: str) -> BinllmError:
-        return BinllmError(
-            f"{self.folder} is damaged: {reason}; delete this folder to start from the first block"
-        )
+        return BinllmError(f"{self.folder} is damaged: {reason}; delete this folder to start from the first block")
 
     def _read_pointer(self) -> Pointer | None:
         path = self.folder / "state.json"

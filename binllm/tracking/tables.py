@@ -33,9 +33,7 @@ def results_table(record: RunRecord) -> Table:
         per weight, time, peak memory.
     """
     results, bits = record.results, record.bits
-    table = Table(
-        title=f"{record.run_id} ({record.status.name})", box=box.SIMPLE_HEAVY, caption=_caption(record)
-    )
+    table = Table(title=f"{record.run_id} ({record.status.name})", box=box.SIMPLE_HEAVY, caption=_caption(record))
     for heading in (
         "",
         "perplexity",
@@ -48,16 +46,10 @@ def results_table(record: RunRecord) -> Table:
     ):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     full, quantized = results.full_precision, results.quantized
-    table.add_row(
-        "full precision", _perplexity(full), "-", "-", "-", "-", _time(full), _peak(record, "full_precision")
-    )
-    measured = (
-        (f"{bits.nominal:.3f}", f"{bits.linear:.3f}", format_bytes(bits.model_bytes)) if bits else ("-",) * 3
-    )
+    table.add_row("full precision", _perplexity(full), "-", "-", "-", "-", _time(full), _peak(record, "full_precision"))
+    measured = (f"{bits.nominal:.3f}", f"{bits.linear:.3f}", format_bytes(bits.model_bytes)) if bits else ("-",) * 3
     spent = format_seconds(record.seconds["quantize"]) if "quantize" in record.seconds else "-"
-    table.add_row(
-        "quantized", _perplexity(quantized), *measured, spent, _time(quantized), _peak(record, "quantize")
-    )
+    table.add_row("quantized", _perplexity(quantized), *measured, spent, _time(quantized), _peak(record, "quantize"))
     return table
 
 

@@ -136,9 +136,7 @@ def _environment(folder: Path, mode: TrackerMode) -> Iterator[None]:
     Offline its configuration is taken from there too, so that nothing of the user's account is read. Online
     the user's own configuration (server, key) is needed.
     """
-    places = {
-        name: str(folder / ".local") for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
-    }
+    places = {name: str(folder / ".local") for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")}
     values = {
         "WANDB_DIR": str(folder.parent),
         **places,
@@ -189,10 +187,8 @@ def block_rows(layers: Sequence[LayerRecord]) -> list[dict[str, float]]:
                 "block/peak_memory_bytes": max(layer.peak_memory_bytes for layer in members),
                 "block/stored_bits_per_weight": sum(layer.stored_bits for layer in members)
                 / sum(layer.n_out * layer.n_in for layer in members),
-                "block/relative_error_weight": sum(layer.relative_error_weight for layer in members)
-                / len(members),
-                "block/relative_error_target": sum(layer.relative_error_target for layer in members)
-                / len(members),
+                "block/relative_error_weight": sum(layer.relative_error_weight for layer in members) / len(members),
+                "block/relative_error_target": sum(layer.relative_error_target for layer in members) / len(members),
                 "block/recoveries": sum(layer.recoveries for layer in members),
             }
         )

@@ -118,16 +118,17 @@ def rows_of(runs: Iterable[Run]) -> list[dict[int, Run]]:
         For each row its runs by seed.
 
     Raises:
-        BinllmError: Two runs have the same configuration and seed (made by different versions of the code).
+        BinllmError: Two runs have the same configuration and seed, but not the same perplexity (made by different
+            versions of the code). With the same one they are one run under two names, such as a preset's.
     """
     rows: dict[str, dict[int, Run]] = defaultdict(dict)
     for run in runs:
         row = rows[json.dumps([run.protocol(), run.method()], sort_keys=True, default=str)]
         other = row.setdefault(run.seed, run)
-        if other is not run:
+        if other.quantized.perplexity != run.quantized.perplexity:
             raise BinllmError(
-                f"{other.folder} and {run.folder} are one configuration with one seed: "
-                "made by different versions of the code they cannot be averaged; remove one"
+                f"{other.folder} and {run.folder} are one configuration with one seed and differ in perplexity: "
+                "made by different versions of the code they cannot share a table; remove one"
             )
     return list(rows.values())
 

@@ -13,6 +13,7 @@ import pytest
 from helpers_command import Preloaded, wait_for
 
 from binllm.tracking.folder import RunPaths
+from pipelines.runs import TINY, checkpoint_bytes, only_run
 
 RUN = (
     "model=stories260k",
@@ -23,6 +24,8 @@ RUN = (
     "evaluation.windows=2",
     "evaluation.window=64",
     "threads=1",
+    "solver.iterations=1",
+    "solver.passes=1",
 )
 BLOCKS, KILLS = 5, 20
 MEASURED = ("seconds", "peak_memory_bytes")  # all that may differ between two runs of one configuration
@@ -36,15 +39,6 @@ class Reference:
     layers: list[dict]
     seconds: float
     writes: int
-
-
-def run_folder(results: Path) -> RunPaths:
-    (path,) = results.iterdir()
-    return RunPaths(path)
-
-
-def checkpoint_bytes(folder: RunPaths) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.checkpoint.iterdir())}
 
 
 def layer_lines(folder: RunPaths) -> list[dict]:
@@ -63,7 +57,7 @@ def reference(command: Preloaded, tmp_path_factory: pytest.TempPathFactory) -> R
     done = command(root, *arguments(root / "results"), hooks={"writes": str(root / "writes")})
     seconds = time.monotonic() - begun
     assert done.code == 0, done.err
-    folder = run_folder(root / "results")
+    folder = only_run(root / "results")
     writes = len((root / "writes").read_text().splitlines())
     return Reference(checkpoint_bytes(folder), layer_lines(folder), seconds, writes)
 
@@ -74,7 +68,7 @@ def assert_resumes(command: Preloaded, root: Path, reference: Reference) -> None
     done = command(root, *arguments(root / "results"), hooks={"layers": str(root / "layers_again")})
     assert done.code == 0, done.err
     after = (root / "layers_again").read_text().split("\n")[:-1] if (root / "layers_again").exists() else []
-    folder = run_folder(root / "results")
+    folder = only_run(root / "results")
     assert checkpoint_bytes(folder) == reference.checkpoint
     assert layer_lines(folder) == reference.layers
     assert folder.status() == "done"
@@ -105,10 +99,21 @@ def test_killed_during_a_random_write(command: Preloaded, tmp_path: Path, refere
     assert_resumes(command, tmp_path, reference)
 
 
+def test_biases_and_activations_on_disk_survive_too(command: Preloaded, tmp_path: Path):
+    words = (*TINY, "model=tiny_opt", "calibration.correct_bias=true", "calibration.storage=disk")
+    assert command(tmp_path, *words, "paths.results=undisturbed", hooks={"writes": str(tmp_path / "writes")}).code == 0
+    half = len((tmp_path / "writes").read_text().splitlines()) // 2
+    assert command(tmp_path, *words, hooks={"die_in_write": half}).code == -signal.SIGKILL
+    assert (only_run(tmp_path / "results").state / "state.json").exists()
+    assert command(tmp_path, *words).code == 0
+    undisturbed, resumed = only_run(tmp_path / "undisturbed"), only_run(tmp_path / "results")
+    assert checkpoint_bytes(resumed) == checkpoint_bytes(undisturbed)
+
+
 def test_interrupted_by_the_user(command: Preloaded, tmp_path: Path, reference: Reference):
     running = command.start(tmp_path, *arguments(tmp_path / "results"), hooks={"layers": str(tmp_path / "layers")})
     wait_for(tmp_path / "layers")
-    folder = run_folder(tmp_path / "results")
+    folder = only_run(tmp_path / "results")
     wait_for(folder.state / "state.json")
     running.signal(signal.SIGINT)
     done = running.wait()
@@ -124,6 +129,6 @@ def test_the_first_run_is_not_disturbed_by_a_second_one(command: Preloaded, tmp_
     wait_for(tmp_path / "layers")
     second = command(tmp_path, *arguments(tmp_path / "results"))
     assert second.code == 2
-    assert second.error.startswith(f"binllm: error: {run_folder(tmp_path / 'results').path} is in use by process ")
+    assert second.error.startswith(f"binllm: error: {only_run(tmp_path / 'results').path} is in use by process ")
     assert first.wait().code == 0
-    assert checkpoint_bytes(run_folder(tmp_path / "results")) == reference.checkpoint
+    assert checkpoint_bytes(only_run(tmp_path / "results")) == reference.checkpoint

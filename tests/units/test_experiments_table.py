@@ -167,6 +167,12 @@ def test_other_protocols_get_their_own_table(results: Path, other: dict[str, Any
     assert [row[0] for row in rows] == ["run", "full precision", "`output_align`"] * 2
 
 
+def test_a_run_under_the_name_of_a_preset_is_not_counted_twice(results: Path) -> None:
+    make_run(results, 200.0)
+    make_run(results, 200.0, method="paper")
+    assert [row[6] for row in lines(table(results))] == ["perplexity", "35.88", "200.00"]
+
+
 def test_settings_that_differ_between_rows_are_named(results: Path) -> None:
     make_run(results, 200.0)
     make_run(results, 300.0, solver__iterations=15)
