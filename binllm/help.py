@@ -11,7 +11,7 @@ import yaml
 
 from binllm.configuration import CONF
 
-WIDTH, INDENT = 118, 24
+WIDTH = 118
 
 HEAD = """\
 binllm: 1-bit post-training quantization of a language model, from one configuration
@@ -44,7 +44,8 @@ def help_text() -> str:
     """Usage, examples, and the options of every group with the first comment of their YAML file."""
     defaults = _defaults()
     groups = [group for group in defaults if (CONF / group).is_dir()]
-    return HEAD + "\n".join(_group(group, defaults[group]) for group in groups) + "\n" + TAIL
+    indent = 6 + max(len(file.stem) for file in CONF.glob("*/*.yaml"))
+    return HEAD + "\n".join(_group(group, defaults[group], indent) for group in groups) + "\n" + TAIL
 
 
 def _defaults() -> dict[str, str | None]:
@@ -52,13 +53,13 @@ def _defaults() -> dict[str, str | None]:
     return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
 
 
-def _group(group: str, default: str | None) -> str:
+def _group(group: str, default: str | None, indent: int) -> str:
     lines = [f"  {group}"]
     for file in sorted((CONF / group).glob("*.yaml")):
         head = f"  {'*' if file.stem == default else ' '} {file.stem}"
-        words = textwrap.wrap(_about(file), WIDTH - INDENT) or [""]
-        lines.append(f"{head:<{INDENT}}{words[0]}".rstrip())
-        lines += [" " * INDENT + more for more in words[1:]]
+        words = textwrap.wrap(_about(file), WIDTH - indent) or [""]
+        lines.append(f"{head:<{indent}}{words[0]}".rstrip())
+        lines += [" " * indent + more for more in words[1:]]
     return "\n".join(lines)
 
 

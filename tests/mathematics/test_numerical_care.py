@@ -114,6 +114,20 @@ def test_a_factor_is_that_of_the_metric_with_its_ridge() -> None:
         assert (factor.ridge, factor.recoveries) == (ridge, 0)
 
 
+def test_a_pivot_at_rounding_level_is_a_failed_factorisation() -> None:
+    factor = factorise(torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-15]], dtype=torch.float64), 0.0)
+    assert (factor.ridge, factor.recoveries) == (1e-10, 1)
+
+
+@pytest.mark.parametrize("binarization", BINARIZATIONS)
+def test_a_block_without_input_starts_with_the_size_of_its_weights(binarization: str) -> None:
+    weight = sample("narrow").weight
+    block = BINARIZATIONS[binarization].initialise(weight, torch.zeros(5, 5).double())
+    size = weight.abs().mean(1)
+    assert bool((block.row_scale > 0.1 * size).all())
+    assert bool((block.row_scale < 5 * size).all())
+
+
 def test_a_matrix_that_is_not_positive_semi_definite_is_refused() -> None:
     with pytest.raises(ValueError, match="not positive semi-definite"):
         factorise(torch.diag(torch.tensor([5.0, -4.0])).double(), 0.01)
