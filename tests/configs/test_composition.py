@@ -83,6 +83,14 @@ def test_evaluation_follows_the_dataset_unless_told_otherwise():
     assert built("dataset=tinystories", "evaluation.corpus=wikitext2").evaluation.corpus == "wikitext2"
 
 
+def test_the_results_folder_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BINLLM_RESULTS", "/a/disk")
+    assert built().paths.results == "/a/disk"
+    assert built("paths.results=here").paths.results == "here"
+    monkeypatch.delenv("BINLLM_RESULTS")
+    assert built().paths.results == "results"
+
+
 def test_local_paths_stand_where_a_name_would(tmp_path: Path):
     odd = tmp_path / "it's a = (strange), [name]"
     odd.mkdir()

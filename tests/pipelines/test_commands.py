@@ -155,11 +155,6 @@ def test_cfg_job_shows_the_configuration_and_does_nothing(command: Preloaded, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_results_folder_may_come_from_the_environment(command: Preloaded, tmp_path: Path):
-    shown = command(tmp_path, "--cfg", "job", "--package", "paths")
-    assert "${oc.env:BINLLM_RESULTS,results}" in shown.out
-
-
 def test_inspect_prints_a_finished_run(command: Preloaded, tmp_path: Path):
     command(tmp_path, *TINY)
     run = only_run(tmp_path / "results")

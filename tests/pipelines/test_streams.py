@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from binllm.configuration import compose_run
 from binllm.inner_loop import Events, open_streams, quantize_blocks
-from binllm.models import Family, ModelConfig, Source, decoder_blocks, load_model
+from binllm.models import Attention, Family, ModelConfig, Source, decoder_blocks, load_model
 from binllm.packing import BinaryLinear, binary_layers
 from binllm.pipeline import plan_of
 from binllm.schema import build
@@ -32,16 +32,16 @@ class Outcome(NamedTuple):
     blocks: nn.ModuleList
 
 
-def fresh(family: Family) -> PreTrainedModel:
-    return load_model(ModelConfig(name="tiny", source=Source.random, family=family)).model
+def fresh(family: Family, attention: Attention = Attention.sdpa) -> PreTrainedModel:
+    return load_model(ModelConfig(name="tiny", source=Source.random, family=family, attention=attention)).model
 
 
 @cache
-def quantized(family: Family, *overrides: str, batch: int = BATCH) -> Outcome:
+def quantized(family: Family, *overrides: str, batch: int = BATCH, attention: Attention = Attention.sdpa) -> Outcome:
     """Run the inner loop; cached because several tests look at one outcome, none changes it."""
     words = ("solver=closed_form", f"calibration.batch={batch}", *overrides)
     plan = plan_of(build(compose_run(words)))
-    model = fresh(family)
+    model = fresh(family, attention)
     _, blocks = decoder_blocks(model)
     x, x_hat = [], []
 
@@ -78,10 +78,13 @@ def forward(model: PreTrainedModel, modules: list[nn.Module], batch: int = BATCH
     return [torch.cat(batches) for batches in caught]
 
 
+@pytest.mark.parametrize("attention", Attention)  # eager needs the mask that the model itself passes
 @pytest.mark.parametrize("granularity", ["block", "group"])
 @pytest.mark.parametrize("family", Family)
-def test_the_quantized_stream_is_the_quantized_models_own_forward(family: Family, granularity: str):
-    outcome = quantized(family, f"calibration.granularity={granularity}")
+def test_the_quantized_stream_is_the_quantized_models_own_forward(
+    family: Family, granularity: str, attention: Attention
+):
+    outcome = quantized(family, f"calibration.granularity={granularity}", attention=attention)
     own = forward(outcome.model, list(outcome.blocks))
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(outcome.x_hat, own, strict=True))
 
