@@ -6,6 +6,8 @@
         W*_later -= (W*_b - Ŵ_b) U_bb⁻¹ U_b,later
     for each pass, for each block b:
         fit Ŵ_b to the linear term T_b - Σ_{h≠b} Ŵ_h A_hb in the metric A_bb (coordinate descent on the joint problem)
+    Weight alignment has A = I but feeds errors back in the metric of the inputs. It has no joint problem to descend on: a
+    pass would undo the feedback, so each block gets the passes' rounds inside the greedy pass.
 
 Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: A⁻¹ = 4/3 [[1, -.5], [-.5, 1]], U_11 = 2/√3,
 U_12 = -1/√3. Column 1 rounds to Ŵ = 1, error -.6, so column 2 becomes 1 - (-.6)(-.5) = .7, which is also the
@@ -54,7 +56,7 @@ def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.d
     walk = _Walk(problem, binarization, solver, dtype)
     walk.greedy()
     trace = [problem.objective.value(walk.first), problem.objective.value(walk.dense)]
-    for _ in range(solver.passes):
+    for _ in range(solver.passes if walk.joint else 0):
         walk.descend()
         trace.append(problem.objective.value(walk.dense))
     status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
@@ -74,6 +76,9 @@ class _Walk:
         self.first = torch.zeros_like(self.dense)
         self.blocks: list[Block] = []
         self.counts = AmpCounts()
+        # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
+        # feedback: the extra rounds are then spent inside the greedy pass.
+        self.joint = problem.feedback_is_objective or solver.feedback is Feedback.none
         width, n_in = binarization.block_size, problem.weight.shape[1]
         self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
 
@@ -95,7 +100,10 @@ class _Walk:
             metric = self._block_metric(span, upper)
             block = self.binarization.initialise(target.to(self.dtype), metric.to(self.dtype))
             self.first[:, span] = block.dense().T.double()
-            self._improve(self.solver.fit, block, span, (metric, target @ metric))
+            terms = (metric, target @ metric)
+            self._improve(self.solver.fit, block, span, terms)
+            for _ in range(0 if self.joint else self.solver.passes):
+                self._improve(self.solver.refine, block, span, terms)
             self.blocks.append(block)
             if upper is not None:
                 self._feed_back(span, target - self.dense[:, span], upper)

@@ -1,7 +1,7 @@
 """Closed-form block-coordinate updates of a block's code for any quadratic (method equations, corrected).
 
-Every update is a step from the old value, ``θ + (K + εI)⁻¹ (rhs - K θ)``, so that a singular system moves nothing in its
-null space, a zero denominator keeps the old scale, and the step can only lower the quadratic.
+Every update is a step from the old value, ``θ + (K + εI)⁻¹ (rhs - K θ)``: a zero denominator keeps the old scale, and the
+step can only lower the quadratic. Along directions of θ that do not change Ŵ, rounding decides.
 """
 
 from __future__ import annotations
