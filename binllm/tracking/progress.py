@@ -125,7 +125,7 @@ class RunProgress:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self.peaks[name] = max(self.peaks.get(name, 0), peak.bytes)
-            self._plain(f"{name} {self.seconds[name]:.1f} s, {memory_text()}")
+        self._plain(f"{name} {self.seconds[name]:.1f} s, {memory_text()}")
 
     def layer(self, block: int, name: str) -> None:
         """Say which layer is being fitted.
