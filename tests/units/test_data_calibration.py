@@ -93,9 +93,7 @@ def test_a_text_shorter_than_one_sequence_names_the_length(tmp_path):
 
 
 def test_too_many_sequences_say_how_many_there_are():
-    with pytest.raises(
-        BinllmError, match=f"dataset.sequences = 9999: allowed is at most {len(whole().ids) // 64} "
-    ):
+    with pytest.raises(BinllmError, match=f"dataset.sequences = 9999: allowed is at most {len(whole().ids) // 64} "):
         calibration_tokens(config(sequences=9999), TOKENIZER)
 
 

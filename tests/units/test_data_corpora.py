@@ -69,9 +69,7 @@ def test_the_label_of_a_local_file_follows_its_content(tmp_path):
 
 
 def test_the_label_tells_a_limit_and_another_join():
-    assert (
-        read("c4_sample_a", "train", documents=3, join=" ").label == "c4_sample_a/train/documents=3/join=' '"
-    )
+    assert read("c4_sample_a", "train", documents=3, join=" ").label == "c4_sample_a/train/documents=3/join=' '"
     assert len(read("c4_sample_a", "train", documents=3).texts) == 3
 
 
@@ -115,9 +113,7 @@ def as_hub(tmp_path, monkeypatch):
     (tmp_path / "repository").mkdir()
     rows = [{"sentence": word} for word in ("one", "two", "three")]
     (tmp_path / "repository" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    read_hub = partial(
-        readers.hub, (str(tmp_path / "repository"),), "train", data_files={"train": "train.jsonl"}
-    )
+    read_hub = partial(readers.hub, (str(tmp_path / "repository"),), "train", data_files={"train": "train.jsonl"})
     monkeypatch.setitem(CORPORA, "folder", {"train": Split(read_hub, " ", field="sentence")})
     return tmp_path / "repository"
 

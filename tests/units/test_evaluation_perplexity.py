@@ -15,9 +15,7 @@ MODEL = random_model(Family.llama).eval()
 
 
 def config(**fields):
-    return EvaluationConfig(
-        **({"name": "t", "corpus": "tinystories", "split": "heldout", "window": 16} | fields)
-    )
+    return EvaluationConfig(**({"name": "t", "corpus": "tinystories", "split": "heldout", "window": 16} | fields))
 
 
 def stream(tokens=100, first=None, bos=Bos.none):

@@ -60,9 +60,7 @@ def test_an_unknown_layer_is_named():
 
 
 def test_two_layers_of_one_role_are_refused():
-    block = nn.ModuleDict(
-        {"a": nn.ModuleDict({"fc1": nn.Linear(2, 2)}), "b": nn.ModuleDict({"fc1": nn.Linear(2, 2)})}
-    )
+    block = nn.ModuleDict({"a": nn.ModuleDict({"fc1": nn.Linear(2, 2)}), "b": nn.ModuleDict({"fc1": nn.Linear(2, 2)})})
     with pytest.raises(BinllmError, match="'a.fc1' and 'b.fc1'"):
         layer_roles(block)
 

@@ -88,9 +88,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_a_truncated_shard_is_named(folder):
     shard = folder / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(
-        BinllmError, match="model.path = .*model.safetensors is missing, cut or damaged"
-    ) as caught:
+    with pytest.raises(BinllmError, match="model.path = .*model.safetensors is missing, cut or damaged") as caught:
         load_model(folder_config(folder))
     assert "\n" not in str(caught.value)
 
@@ -121,9 +119,7 @@ def test_a_weight_that_is_not_finite_is_named(folder, value):
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.2.self_attn.k_proj.weight"][1, 2] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        BinllmError, match=r"layers\.2\.self_attn\.k_proj\.weight has 1 that are NaN or infinite"
-    ):
+    with pytest.raises(BinllmError, match=r"layers\.2\.self_attn\.k_proj\.weight has 1 that are NaN or infinite"):
         load_model(folder_config(folder))
 
 

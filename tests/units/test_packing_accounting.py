@@ -31,9 +31,7 @@ def test_a_layer_costs_what_its_tensors_take(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_checkpoint_costs_what_its_layers_and_other_tensors_take(
-    family: str, tied: bool, tmp_path: Path
-) -> None:
+def test_a_checkpoint_costs_what_its_layers_and_other_tensors_take(family: str, tied: bool, tmp_path: Path) -> None:
     model = packed_model(family, generator(), tied=tied)
     account = checkpoint_bits(save_checkpoint(model, None, tmp_path / "checkpoint"))
     layers = binary_layers(model)
@@ -56,9 +54,7 @@ def test_figures_known_from_the_literature() -> None:
     side = 4096
     assert layer_bits(LayerSpec(side, side, 128)).linear == 1.125
     assert layer_bits(LayerSpec(side, side, 128, column_scale=True)).linear == 1.125 + 16 / side
-    assert layer_bits(LayerSpec(side, side, side, column_scale=True)).linear == pytest.approx(
-        1.0078, abs=1e-4
-    )
+    assert layer_bits(LayerSpec(side, side, side, column_scale=True)).linear == pytest.approx(1.0078, abs=1e-4)
     grouped = layer_bits(LayerSpec(side, side, 128, groups=2, salient=25, column_scale=True))
     assert grouped.nominal == 1 + 25 / side
     assert grouped.linear == pytest.approx(2 + 3 * 0.125 + 25 / side + 16 / side, abs=2e-3)

@@ -42,9 +42,7 @@ def test_reloaded_logits_are_equal(family: str, tied: bool, kernel: str, tmp_pat
     assert {name: layer.spec for name, layer in binary_layers(reloaded).items()} == {
         name: layer.spec for name, layer in binary_layers(model).items()
     }
-    head, embedding = (
-        m.get_parameter("weight") for m in (model_head(reloaded), reloaded.get_input_embeddings())
-    )
+    head, embedding = (m.get_parameter("weight") for m in (model_head(reloaded), reloaded.get_input_embeddings()))
     assert (head is embedding) is tied
     assert not reloaded.training
 
@@ -127,9 +125,7 @@ def test_transformers_loads_and_saves_it_by_itself(tmp_path: Path) -> None:
     folder = save_checkpoint(model, None, tmp_path / "c")
     reloaded = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(logits(reloaded), logits(model))
-    reloaded.get_parameter(
-        "model.norm.weight"
-    ).data += 1  # so that the hash in config.json is no longer right
+    reloaded.get_parameter("model.norm.weight").data += 1  # so that the hash in config.json is no longer right
     reloaded.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(load_checkpoint(tmp_path / "again")[0]), logits(reloaded))
     with (folder / "model.safetensors").open("r+b") as file:

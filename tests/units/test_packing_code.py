@@ -55,9 +55,7 @@ def test_the_documented_example() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_panels_and_denormal_flushing_change_no_bit(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panels_and_denormal_flushing_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     code = random_code((23, 50), 16, generator(), **FULL).stored()
     whole = code.dense(dtype)
     monkeypatch.setattr(code_module, "PANEL_ENTRIES", 120)

@@ -50,9 +50,7 @@ def test_packing_keeps_the_stored_code(shape: tuple[int, int, int], extras: dict
 @pytest.mark.parametrize("kernel", KernelName)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_forward_is_linear_with_the_dense_weight(
-    kernel: KernelName, dtype: torch.dtype, with_bias: bool
-) -> None:
+def test_forward_is_linear_with_the_dense_weight(kernel: KernelName, dtype: torch.dtype, with_bias: bool) -> None:
     source = generator()
     code = random_code((48, 50), 16, source, **FULL).stored()
     bias = torch.randn(48, generator=source).to(dtype) if with_bias else None
@@ -123,7 +121,5 @@ def test_gradients_reach_the_input_also_after_inference_mode() -> None:
 
 
 def test_an_unknown_kernel_is_refused_with_the_names() -> None:
-    with pytest.raises(
-        BinllmError, match="kernel.name = dens: allowed are dense, torch; did you mean 'dense'"
-    ):
+    with pytest.raises(BinllmError, match="kernel.name = dens: allowed are dense, torch; did you mean 'dense'"):
         set_kernel(full_layer(), "dens")

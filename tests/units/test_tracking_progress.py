@@ -126,9 +126,7 @@ def test_inspect_shows_results_layers_and_provenance(tmp_path):
     text = output.getvalue()
     assert "run: complete" in text
     assert text.count("mlp.down_proj") == 2
-    assert all(
-        word in text for word in ("190.00", "[stalled]", "7/3", "2.344", "a" * 40, "b" * 64, "torch 2.13.0")
-    )
+    assert all(word in text for word in ("190.00", "[stalled]", "7/3", "2.344", "a" * 40, "b" * 64, "torch 2.13.0"))
 
 
 def test_inspect_tells_running_interrupted_and_failed_apart(tmp_path):

@@ -115,9 +115,7 @@ def test_a_damaged_file_is_named_and_never_loaded(tmp_path, name, damage):
     data = bytearray(path.read_bytes())
     if damage == "remove":
         path.unlink()
-        if (
-            name == "state.json"
-        ):  # Without its pointer a state does not exist: the run starts at the first block.
+        if name == "state.json":  # Without its pointer a state does not exist: the run starts at the first block.
             assert open_state(tmp_path).load() is None
             return
     else:

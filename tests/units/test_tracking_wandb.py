@@ -47,9 +47,7 @@ def finished_run(root: Path, name: str, **changes) -> RunFolder:
     folder = RunFolder.open(root, name)
     folder.write_record(run_record(run_id=name, **changes))
     layers = [
-        layer_record(block, layer=role, role=role, q_after=block + 0.5)
-        for block in range(3)
-        for role in ("o", "down")
+        layer_record(block, layer=role, role=role, q_after=block + 0.5) for block in range(3) for role in ("o", "down")
     ]
     write_layers(folder.layers, layers)
     return folder
