@@ -37,6 +37,8 @@ setup-dev: $(DEV)  ## only install what the tests need as well
 # Runs that are done already are found, a half-finished one goes on after its last block.
 table: $(RUNTIME)  ## make the runs of the README's table (or find them done) and write the table
 	$(VENV)/bin/binllm experiment=objectives paths.results=$(RESULTS)
+	$(VENV)/bin/binllm experiment=objectives hydra.mode=RUN objective=weight_align solver.feedback=diagonal \
+	    paths.results=$(RESULTS)
 	$(VENV)/bin/binllm experiment=best_seeds paths.results=$(RESULTS)
 	$(RUN) experiments.objectives.table $(RESULTS) --readme README.md \
 	    --only model.name=smollm2 --only evaluation.name=quick --only evaluation.split=test
