@@ -54,7 +54,7 @@ def test_the_two_splits_of_tinystories_are_the_whole_text_once():
 def test_local_files(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     text = "\n".join(json.dumps({"text": word}) for word in ("one", "two"))
-    path.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if ending.endswith("gz") else text.encode())
     documents = read(path=str(path))
     assert documents.texts == ([text] if ending == "txt" else ["one", "two"])
     assert documents.label.startswith(f"text:a.{ending}:")
@@ -97,7 +97,7 @@ def test_a_place_that_is_not_there_is_named(fields, message):
         ("a.jsonl", b'{"text": "x"}\nnonsense', "a.jsonl, line 2: allowed is JSON"),
         ("a.jsonl", b'{"body": "x"}', "dataset.field = text: .*line 1 has body"),
         ("a.jsonl.gz", b"not compressed", "dataset.path"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99)[:-9], "dataset.path"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-9], "dataset.path"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, content, message):
