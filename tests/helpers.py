@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from binllm.binarization import Block, Planes
+from binllm.binarization import Block, Planes, Target
 from binllm.objectives import Objective, OutputAlign, Proposed, WeightAlign
 from binllm.plan import Plan
 from binllm.quadratic import AmpRule, Problem
@@ -187,7 +187,7 @@ def random_block(binarization: str, shape: str, seed: int) -> tuple[Block, Block
     root[:, :dead] = 0
     metric, target = root.T @ root / width, normal(n_out, width, source=source)
     planes = replace(BINARIZATIONS[binarization], block_size=width)
-    block = planes.initialise(target, metric)
+    block = planes.initialise(Target(target, metric, metric))
     flips = torch.randint(0, 8, block.level.shape, generator=source)
     allowed = 1 + 2 * block.salient.long()[:, None] + 4 * (planes.groups - 1)  # sign, residual sign, group
     block.level = block.level ^ (flips & allowed).to(block.level.dtype)

@@ -2,5 +2,6 @@
 
 from binllm.binarization.block import Block
 from binllm.binarization.planes import Planes
+from binllm.binarization.target import Target
 
-__all__ = ["Block", "Planes"]
+__all__ = ["Block", "Planes", "Target"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from binllm.binarization.block import Block
+from binllm.binarization.target import Target
 from binllm.errors import bad_value
 from binllm.registry import register
 
@@ -48,19 +49,15 @@ class Planes:
                 "binarization.salient_columns", self.salient_columns, f"0 to {self.block_size} (block_size)"
             )
 
-    def initialise(self, target: Tensor, metric: Tensor) -> Block:
-        """A first code: nearest levels to the target under the metric's diagonal.
-
-        Args:
-            target: Continuous weights (n_out, width).
-            metric: (width, width), positive semi-definite.
+    def initialise(self, target: Target) -> Block:
+        """A first code: nearest levels to the target's weights under its metric's diagonal.
 
         Returns:
-            The block; salient columns are those with the largest ``Σ_i w_ij² A_jj``.
+            The block; salient columns are those with the largest ``Σ_i w_ij² S_jj``.
         """
-        w = target.T.contiguous()
+        w = target.weight.T.contiguous()
         n_out = w.shape[1]
-        importance = metric.diagonal().clamp_min(0)
+        importance = target.metric.diagonal().clamp_min(0)
         mean = torch.zeros(n_out, dtype=w.dtype, device=w.device)
         if self.row_mean:
             mean = w.mean(0)
@@ -69,7 +66,7 @@ class Planes:
         entries = centred / column_scale[:, None]
         row_scale, group = self._lloyd(entries.abs(), importance * column_scale.square())
         level = (4 * group + (entries < 0)).to(torch.int8)
-        salient = self._salient(centred, importance)
+        salient = self._salient(centred, target.inputs.diagonal().clamp_min(0))
         block = Block(
             level, row_scale, column_scale, salient, torch.zeros_like(mean), mean if self.row_mean else None,
             scales_columns=self.column_scale,

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from binllm.binarization import Block, Planes
+from binllm.binarization import Block, Planes, Target
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.assemble import assemble
@@ -57,8 +57,7 @@ def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.d
     walk.greedy()
     trace = [problem.objective.value(walk.first), problem.objective.value(walk.dense)]
     for _ in range(solver.passes if walk.joint else 0):
-        walk.descend()
-        trace.append(problem.objective.value(walk.dense))
+        trace.append(trace[-1] + walk.descend())
     status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
     if walk.counts.raised:
         status = Status.amp_raised
@@ -98,7 +97,9 @@ class _Walk:
         for span in self.spans:
             target = self.dense[:, span].clone()
             metric = self._block_metric(span, upper)
-            block = self.binarization.initialise(target.to(self.dtype), metric.to(self.dtype))
+            # Which columns are salient is a question to the inputs, also where the objective does not see them.
+            inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
+            block = self.binarization.initialise(Target(target, metric, inputs).to(self.dtype))
             self.first[:, span] = block.dense().T.double()
             terms = (metric, target @ metric)
             self._improve(self.solver.fit, block, span, terms)
@@ -124,13 +125,20 @@ class _Walk:
             scaled = error / upper[span, span].diagonal()
         self.dense[:, later] -= scaled @ upper[span, later]
 
-    def descend(self) -> None:
-        """One pass of block coordinate descent on the joint problem; it can only lower the objective."""
-        objective = self.problem.objective
+    def descend(self) -> float:
+        """One pass of block coordinate descent on the joint problem.
+
+        Returns:
+            The change of the objective, summed over the blocks: negative but for rounding, or under AMP.
+        """
+        objective, change = self.problem.objective, 0.0
         for block, span in zip(self.blocks, self.spans, strict=True):
-            metric = objective.metric[span, span]
-            others = self.dense @ objective.metric[:, span] - self.dense[:, span] @ metric
-            self._improve(self.solver.refine, block, span, (metric, objective.linear[:, span] - others))
+            metric, old = objective.metric[span, span], self.dense[:, span].clone()
+            others = self.dense @ objective.metric[:, span] - old @ metric
+            terms = (metric, objective.linear[:, span] - others)
+            self._improve(self.solver.refine, block, span, terms)
+            change += _difference(self.dense[:, span], old, terms)
+        return change
 
     def _improve(self, method: Improvement, block: Block, span: slice, terms: tuple[Tensor, Tensor]) -> None:
         metric, linear = terms
@@ -147,3 +155,10 @@ class _Walk:
         metric = amp.metric[span, span]
         offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
+
+
+def _difference(new: Tensor, old: Tensor, terms: tuple[Tensor, Tensor]) -> float:
+    """``Q(new) - Q(old)`` of one block (n_out, width), from the step, so that nothing large cancels."""
+    metric, linear = terms
+    step = new - old
+    return float((((new + old) @ metric - 2 * linear) * step).sum())

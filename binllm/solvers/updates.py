@@ -55,8 +55,7 @@ def update_row_scales(block: Block, quadratic: BlockQuadratic) -> None:
     """Jointly the row scales, the residual scale and the row mean: ``(P A Pᵀ) θ = P Tᵀ`` for every output row."""
     basis, old = block.basis()
     count = len(basis)
-    images = quadratic.metric @ basis
-    system = (images[:, None] * basis).sum(2).permute(2, 0, 1)  # (n_out, k, k)
+    system = _products(quadratic.metric @ basis, basis)  # (n_out, k, k)
     force = (basis * quadratic.linear).sum(1).T - (system @ old.T[..., None])[..., 0]  # (n_out, k)
     diagonal = system.diagonal(dim1=1, dim2=2)
     damping = _damping(system.dtype) * diagonal.mean(1) + torch.finfo(system.dtype).tiny ** 0.5
@@ -67,6 +66,16 @@ def update_row_scales(block: Block, quadratic: BlockQuadratic) -> None:
         gradient = (quadratic.guard.gradient(block.dense()) * basis).sum(1)
         new = quadratic.guard.select(old, new, gradient)
     block.set_row_parameters(new)
+
+
+def _products(images: Tensor, basis: Tensor) -> Tensor:
+    """``P A Pᵀ`` of every output row (n_out, k, k) from ``A P`` and P (k, width, n_out); half of it, as it is symmetric."""
+    count, n_out = len(basis), basis.shape[2]
+    system = basis.new_empty(n_out, count, count)
+    for a in range(count):
+        for b in range(a + 1):
+            system[:, a, b] = system[:, b, a] = (images[a] * basis[b]).sum(0)
+    return system
 
 
 def update_column_scales(block: Block, quadratic: BlockQuadratic) -> None:

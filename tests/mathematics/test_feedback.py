@@ -10,7 +10,7 @@ import torch
 from helpers import BINARIZATIONS, BLOCK, OBJECTIVES, SOLVERS, Sample, dense, pairs, run, sample
 from torch import Tensor
 
-from binllm.binarization import Block, Planes
+from binllm.binarization import Block, Planes, Target
 from binllm.objectives import OutputAlign, WeightAlign
 from binllm.quadratic import Problem
 from binllm.solvers import ClosedForm, Feedback, Solution
@@ -25,15 +25,17 @@ class Recorder:
     inner: Planes
     targets: list[Tensor] = field(default_factory=list)
     metrics: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
 
     @property
     def block_size(self) -> int:
         return self.inner.block_size
 
-    def initialise(self, target: Tensor, metric: Tensor) -> Block:
-        self.targets.append(target.clone())
-        self.metrics.append(metric.clone())
-        return self.inner.initialise(target, metric)
+    def initialise(self, target: Target) -> Block:
+        self.targets.append(target.weight.clone())
+        self.metrics.append(target.metric.clone())
+        self.inputs.append(target.inputs.clone())
+        return self.inner.initialise(target)
 
 
 def walk(layer: Sample, objective: str, binarization: str, solver: Any) -> tuple[Problem, Solution, Recorder]:
@@ -76,9 +78,11 @@ def test_after_exact_feedback_later_columns_minimise_the_quadratic_given_the_ear
         if problem.feedback_is_objective:
             inverse = torch.linalg.inv(metric[start:, start:])[:width, :width]
             torch.testing.assert_close(seen.metrics[number], torch.linalg.inv(inverse), rtol=1e-8, atol=1e-8)
+            assert torch.equal(seen.inputs[number], seen.metrics[number])
         else:
             span = slice(start, start + width)
             torch.testing.assert_close(seen.metrics[number], problem.objective.metric[span, span])
+            assert torch.equal(seen.inputs[number], problem.feedback[span, span])  # salience looks at the inputs
 
 
 @pytest.mark.parametrize(("objective", "solver", "binarization"), cases(Feedback.diagonal))
@@ -144,9 +148,9 @@ def test_the_documented_example() -> None:
     objective = replace(sample("narrow").problem(WeightAlign()).objective, metric=metric, linear=weight @ metric)
 
     class Ones(Planes):
-        def initialise(self, target: Tensor, metric: Tensor) -> Block:
-            seen.append(float(target))
-            block = super().initialise(target, metric)
+        def initialise(self, target: Target) -> Block:
+            seen.append(float(target.weight))
+            block = super().initialise(target)
             block.row_scale = torch.ones_like(block.row_scale)
             return block
 

@@ -64,7 +64,8 @@ def test_uniform_moments_are_means_per_token_of_the_right_streams(dtype: torch.d
     close = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(s.gram, x_hat.T @ x_hat / n, **close)
     torch.testing.assert_close(s.cross_gram, x.T @ x_hat / n, **close)
-    torch.testing.assert_close(s.reference_gram, x.T @ x / n, **close)
+    product = close if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-5}  # F is multiplied in the stream's dtype
+    torch.testing.assert_close(s.reference_gram, x.T @ x / n, **product)
     torch.testing.assert_close(s.mean, x.mean(0), **close)
     torch.testing.assert_close(s.mean_hat, x_hat.mean(0), **close)
     assert torch.equal(s.gram, s.gram.T)
