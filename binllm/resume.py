@@ -7,7 +7,7 @@ import json
 import torch
 from torch import Tensor, nn
 
-from binllm.packing import BinaryLinear, LayerSpec, binary_layers
+from binllm.packing import BinaryLinear, binary_layers, spec_from_dict
 from binllm.streams import DualStream
 from binllm.tracking.records import LayerRecord
 from binllm.tracking.state import ResumeState
@@ -32,7 +32,7 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name in names:
         old = block.get_submodule(name)
         parts = {k.rpartition("/")[2]: v for k, v in tensors.items() if k.rpartition("/")[0] == name}
-        spec = LayerSpec.from_dict(json.loads(bytes(parts.pop(SPEC).tolist()).decode()), name)
+        spec = spec_from_dict(json.loads(bytes(parts.pop(SPEC).tolist()).decode()), name)
         weight: Tensor = old.weight  # type: ignore[assignment]
         layer = BinaryLinear.empty(spec, dtype=weight.dtype)
         layer.load_state_dict(parts)

@@ -1,13 +1,13 @@
 """How many bits a quantized weight takes, counted at three levels.
 
-- payload: the sign planes (signs and residual signs), rows rounded up to bytes;
-- linear: everything a packed layer stores (sign planes, group bits, salient columns, all scales), biases left
-  out, since they are not quantized and would be there anyway;
+- payload: the sign planes and levels, rounded up to bytes;
+- linear: everything a packed layer stores (the payload, group bits, masks, salient columns, zero points, all
+  scales), biases left out, since they are not quantized and would be there anyway;
 - model: every byte of the checkpoint's tensors, over all parameters, tied ones once.
 
-`nominal` is the figure that the literature prints: sign bits over weights, without scales, bitmaps and
-rounding to bytes. `layer_bits` computes it from the layer's shape, `checkpoint_bits` sums the bytes in the
-files; they agree.
+`nominal` is the figure that the literature prints: bits of signs and levels over weights, without scales,
+bitmaps and rounding to bytes. `layer_bits` computes all from the layer's shape by its kind's formula
+(`Spec.bits`), `checkpoint_bits` sums the bytes in the files; they agree.
 """
 
 from __future__ import annotations
@@ -15,56 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from binllm.packing.bits import packed_size
-from binllm.packing.code import BinaryCode
 from binllm.packing.headers import read_config, read_headers, tensor_files
-from binllm.packing.layer import spec_of
-from binllm.packing.spec import LayerSpec
+from binllm.packing.kinds import spec_from_dict
+from binllm.packing.protocol import Code, LayerBits, Spec
 
-SIGN_PLANES = ("signs", "residual_signs")
-
-
-@dataclass(frozen=True)
-class LayerBits:
-    """Bits of one packed layer, or of several added up.
-
-    Attributes:
-        weights: Entries of the weight matrix.
-        sign_bits: Signs and residual signs, as the literature counts.
-        payload_bits: The sign planes as stored.
-        linear_bits: Everything stored for the layer, the bias left out.
-    """
-
-    weights: int
-    sign_bits: int
-    payload_bits: int
-    linear_bits: int
-
-    @property
-    def nominal(self) -> float:
-        """Bits per weight as the literature counts."""
-        return self.sign_bits / self.weights
-
-    @property
-    def payload(self) -> float:
-        """Bits per weight of the stored sign planes."""
-        return self.payload_bits / self.weights
-
-    @property
-    def linear(self) -> float:
-        """Bits per weight of everything stored for the layer."""
-        return self.linear_bits / self.weights
-
-    def __add__(self, other: LayerBits) -> LayerBits:
-        """Bits of both."""
-        return LayerBits(
-            self.weights + other.weights,
-            self.sign_bits + other.sign_bits,
-            self.payload_bits + other.payload_bits,
-            self.linear_bits + other.linear_bits,
-        )
+__all__ = ["BitsAccount", "LayerBits", "checkpoint_bits", "layer_bits"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +28,10 @@ class BitsAccount:
 
     Attributes:
         nominal: Bits per quantized weight as the literature counts.
-        payload: Bits per quantized weight of the sign planes.
+        payload: Bits per quantized weight of the sign planes and levels.
         linear: Bits per quantized weight of the packed layers.
         model: Bits per parameter of the whole model.
-        payload_bytes: Bytes of the sign planes.
+        payload_bytes: Bytes of the sign planes and levels.
         linear_bytes: Bytes of the packed layers' tensors, biases left out.
         model_bytes: Bytes of all tensors.
         file_bytes: Bytes of the tensor files, their headers included.
@@ -96,7 +51,7 @@ class BitsAccount:
     parameters: int
 
 
-def layer_bits(layer: BinaryCode | LayerSpec) -> LayerBits:
+def layer_bits(layer: Code | Spec) -> LayerBits:
     """Count the bits of one layer from its shape.
 
     Args:
@@ -105,20 +60,7 @@ def layer_bits(layer: BinaryCode | LayerSpec) -> LayerBits:
     Returns:
         The bits.
     """
-    spec = layer if isinstance(layer, LayerSpec) else spec_of(layer)
-    plane = 8 * spec.n_out * packed_size(spec.n_in)
-    residual_plane = 8 * spec.n_out * packed_size(spec.salient)
-    group_plane = plane if spec.groups == 2 else 0
-    columns = min(packed_size(spec.n_in), spec.salient * spec.index_dtype.itemsize)
-    scales = spec.n_out * spec.blocks * (spec.groups + spec.row_mean + (spec.salient > 0))
-    scales += spec.n_in * spec.column_scale
-    scale_bits = torch.finfo(getattr(torch, spec.scale_dtype)).bits
-    return LayerBits(
-        weights=spec.n_out * spec.n_in,
-        sign_bits=spec.n_out * (spec.n_in + spec.salient),
-        payload_bits=plane + residual_plane,
-        linear_bits=plane + residual_plane + group_plane + 8 * columns + scale_bits * scales,
-    )
+    return layer.bits()
 
 
 def checkpoint_bits(folder: str | Path) -> BitsAccount:
@@ -135,7 +77,7 @@ def checkpoint_bits(folder: str | Path) -> BitsAccount:
     """
     folder = Path(folder)
     layers = read_config(folder)["quantization_config"]["layers"]
-    specs = {name: LayerSpec.from_dict(values, name) for name, values in layers.items()}
+    specs = {name: spec_from_dict(values, name) for name, values in layers.items()}
     files = tensor_files(folder)
     payload = linear = model = parameters = 0
     for name, header in read_headers(files).items():
@@ -144,9 +86,9 @@ def checkpoint_bits(folder: str | Path) -> BitsAccount:
         model += header.nbytes
         parameters += 0 if packed else header.numel
         linear += header.nbytes if packed else 0
-        payload += header.nbytes if packed and tensor in SIGN_PLANES else 0
+        payload += header.nbytes if packed and tensor in specs[layer].payload else 0
     weights = sum(spec.n_out * spec.n_in for spec in specs.values())
-    signs = sum(layer_bits(spec).sign_bits for spec in specs.values())
+    signs = sum(spec.bits().sign_bits for spec in specs.values())
     per_weight = 1 / weights if weights else 0.0
     return BitsAccount(
         nominal=signs * per_weight,

@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from binllm.errors import BinllmError, bad_value
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knew `BinaryCode` only, without cells of the salient columns; version 2 names the kind of each layer."""
 METHOD = "binllm"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,10 +58,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read and check a checkpoint's config.json.
 
     Returns:
-        The whole content; `quantization_config` is of this method and version.
+        The whole content; `quantization_config` is of this method and of a version that can be read.
 
     Raises:
-        BinllmError: If the folder or file is missing or unreadable, or of another method or version.
+        BinllmError: If the folder or file is missing or unreadable, or of another method or an unknown version.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -72,14 +74,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_version(version: object) -> None:
-    """Refuse a checkpoint whose format is not the one that this program reads and writes.
+def check_version(version: object) -> int:
+    """Refuse a checkpoint whose format is not one that this program reads.
+
+    Returns:
+        The version.
 
     Raises:
         BinllmError: Naming both versions.
     """
-    if version != FORMAT_VERSION:
-        raise bad_value("quantization_config.format_version", version, f"{FORMAT_VERSION}, which this version reads")
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        allowed = f"{' or '.join(map(str, READABLE_VERSIONS))}, which this version reads"
+        raise bad_value("quantization_config.format_version", version, allowed)
+    return version
 
 
 def tensor_files(folder: Path) -> list[Path]:

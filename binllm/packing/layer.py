@@ -1,4 +1,4 @@
-"""A linear layer whose weight is a packed binary code."""
+"""A linear layer whose weight is a packed code of any kind."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from binllm.kernels import KernelName, get_kernel
-from binllm.packing.bits import pack_bits, unpack_bits, unpack_signs
-from binllm.packing.code import BinaryCode, dense_by_rows
-from binllm.packing.spec import LayerSpec
+from binllm.packing.panels import dense_by_rows
+from binllm.packing.protocol import Code, Spec
 
 
 class BinaryLinear(nn.Module):
-    """y = x Ŵᵀ + bias with Ŵ given by a `BinaryCode`; bit-equal to `F.linear` with `code.dense(x.dtype)`.
+    """y = x Ŵᵀ + bias with Ŵ given by a `Code`; bit-equal to `F.linear` with `code.dense(x.dtype)`.
 
-    Its buffers are exactly the tensors that are saved (`LayerSpec.tensors`): `signs`, `group`,
-    `residual_signs` packed eight to a byte, `salient` as a bitmap or as int16/int32 indices, whichever is
-    smaller, and the scales in their stored dtype, which `.to(dtype)` and `.half()` leave alone. The optional
-    `bias` is an ordinary parameter without gradient.
+    Its buffers are exactly the tensors that are saved (`Spec.tensors`): signs, groups and levels packed into bytes,
+    salient columns as a bitmap or as int16/int32 indices, whichever is smaller, and the scales in their stored
+    dtype, which `.to(dtype)` and `.half()` leave alone. The optional `bias` is an ordinary parameter without
+    gradient.
 
     Attributes:
         spec: Shapes and dtypes of the stored tensors.
@@ -28,10 +27,7 @@ class BinaryLinear(nn.Module):
         kernel: Name of the kernel that computes the product.
     """
 
-    signs: Tensor
-    row_scale: Tensor
-
-    def __init__(self, spec: LayerSpec, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
+    def __init__(self, spec: Spec, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         """Make a layer whose tensors wait to be loaded.
 
         Args:
@@ -51,22 +47,20 @@ class BinaryLinear(nn.Module):
 
     @classmethod
     def empty(
-        cls, spec: LayerSpec, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        cls, spec: Spec, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> BinaryLinear:
         """The constructor under the name that says what it makes."""
         return cls(spec, device, dtype)
 
     @classmethod
-    def from_code(
-        cls, code: BinaryCode, bias: Tensor | None = None, dtype: torch.dtype = torch.float16
-    ) -> BinaryLinear:
+    def from_code(cls, code: Code, bias: Tensor | None = None, dtype: torch.dtype = torch.float16) -> BinaryLinear:
         """Pack a code.
 
         Args:
             code: A valid code.
             bias: (n_out,) kept in its dtype, or None.
             dtype: In which the scales are stored; if they are not yet, they are rounded by
-                `BinaryCode.stored`.
+                `Code.stored`.
 
         Returns:
             The layer, on the code's device.
@@ -76,24 +70,26 @@ class BinaryLinear(nn.Module):
             BinllmError: If a scale cannot be held in this dtype.
         """
         code = code.validate().stored(dtype)
-        layer = cls(spec_of(code, bias is not None), code.signs.device, None if bias is None else bias.dtype)
-        for name, tensor in _packed(code, layer.spec).items():
+        layer = cls(code.spec(bias is not None), code.device, None if bias is None else bias.dtype)
+        for name, tensor in code.pack().items():
             getattr(layer, name).copy_(tensor)
         if bias is not None and layer.bias is not None:
             layer.bias.data.copy_(bias.detach())
         return layer
 
-    def to_code(self) -> BinaryCode:
+    def to_code(self) -> Code:
         """Unpack: the code that `from_code` was given, with its scales in the stored dtype."""
-        return self._rows(0, self.out_features, self._salient_columns())
+        return self.spec.unpack(dict(self.named_buffers()))
 
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (n_out, n_in), bit-equal to `to_code().dense(dtype)`, unpacked in panels of rows."""
-        salient = self._salient_columns()
-        shape = (self.out_features, self.in_features)
+        stored = dict(self.named_buffers())
+        device = next(iter(stored.values())).device
         # A weight made under inference_mode could not be used when gradients are wanted later.
         with torch.inference_mode(False), torch.no_grad():
-            return dense_by_rows(lambda start, stop: self._rows(start, stop, salient), shape, dtype, self.signs.device)
+            read = self.spec.reader(stored)
+            shape = (self.out_features, self.in_features)
+            return dense_by_rows(lambda start, stop: read(start, stop).reconstruct(), shape, dtype, device)
 
     def cached_weight(self, dtype: torch.dtype) -> Tensor:
         """The dense weight, kept outside the state until the layer is moved or loaded."""
@@ -120,26 +116,6 @@ class BinaryLinear(nn.Module):
         """Shown in the model's print."""
         return f"{self.spec}, kernel={self.kernel.value}"
 
-    def _rows(self, start: int, stop: int, salient: Tensor | None) -> BinaryCode:
-        """Unpack the output rows start..stop-1."""
-        stored: dict[str, Tensor] = {n: b if n == "column_scale" else b[start:stop] for n, b in self.named_buffers()}
-        stored["signs"] = unpack_signs(stored["signs"], self.in_features)
-        if "group" in stored:
-            stored["group"] = unpack_bits(stored["group"], self.in_features)
-        if salient is not None:
-            stored["salient"] = salient
-            stored["residual_signs"] = unpack_signs(stored["residual_signs"], salient.numel())
-        return BinaryCode(block_size=self.spec.block_size, **stored)
-
-    def _salient_columns(self) -> Tensor | None:
-        """(S,) int64 indices of the salient columns."""
-        if not self.spec.salient:
-            return None
-        stored = self.get_buffer("salient")
-        if self.spec.salient_as_bitmap:
-            return unpack_bits(stored[None], self.in_features)[0].nonzero()[:, 0]
-        return stored.long()
-
     def _apply(self, fn: Any, recurse: bool = True) -> BinaryLinear:
         """Move the tensors, but never cast a stored one: the scales' dtype is part of the format."""
         stored = {id(buffer) for buffer in self.buffers()}
@@ -154,44 +130,6 @@ class BinaryLinear(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.clear_cache()
         super()._load_from_state_dict(*args, **kwargs)
-
-
-def spec_of(code: BinaryCode, bias: bool = False) -> LayerSpec:
-    """What the packed layer of a code consists of.
-
-    Args:
-        code: The code; the dtype of its row scales is taken for all of them.
-        bias: Whether the layer has a bias.
-
-    Returns:
-        The specification.
-    """
-    return LayerSpec(
-        n_out=code.shape[0],
-        n_in=code.shape[1],
-        block_size=code.block_size,
-        groups=code.groups,
-        salient=code.salient_count,
-        column_scale=code.column_scale is not None,
-        row_mean=code.row_mean is not None,
-        bias=bias,
-        scale_dtype=str(code.row_scale.dtype).removeprefix("torch."),
-    )
-
-
-def _packed(code: BinaryCode, spec: LayerSpec) -> dict[str, Tensor]:
-    """The tensors to store."""
-    tensors: dict[str, Tensor] = {}
-    for name in spec.tensors():
-        tensor = getattr(code, name)
-        if name in ("signs", "group", "residual_signs"):
-            tensor = pack_bits(tensor)
-        elif name == "salient" and spec.salient_as_bitmap:
-            bitmap = torch.zeros(1, spec.n_in, dtype=torch.bool, device=tensor.device)
-            bitmap[0, tensor] = True
-            tensor = pack_bits(bitmap)[0]
-        tensors[name] = tensor
-    return tensors
 
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryLinear]:

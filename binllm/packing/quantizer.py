@@ -15,15 +15,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from binllm.errors import BinllmError
 from binllm.packing.headers import (
-    FORMAT_VERSION,
     METHOD,
     TensorHeader,
     check_hashes,
     check_version,
     read_headers,
 )
+from binllm.packing.kinds import spec_from_dict
 from binllm.packing.layer import BinaryLinear, binary_layers
-from binllm.packing.spec import LayerSpec
 
 SAFETENSORS_NAMES = {
     torch.uint8: "U8",
@@ -41,8 +40,8 @@ class BinllmQuantizationConfig(QuantizationConfigMixin):
 
     Attributes:
         quant_method: Always "binllm".
-        format_version: Version of the checkpoint format.
-        layers: `LayerSpec` of every packed layer as plain values, by the layer's full name.
+        format_version: Version of the checkpoint format; that of a loaded checkpoint stays.
+        layers: `Spec` of every packed layer as plain values, by the layer's full name.
         header: Whatever the writer wants to keep with the checkpoint, plain JSON values.
         sha256: Hash of every tensor file by its name; may be empty.
     """
@@ -56,9 +55,8 @@ class BinllmQuantizationConfig(QuantizationConfigMixin):
         **_: Any,
     ):
         """Take the values in config.json; those that a later writer may add are ignored."""
-        check_version(format_version)
+        self.format_version = check_version(format_version)
         self.quant_method = METHOD  # pyright: ignore[reportAttributeAccessIssue] - the enum has no open end
-        self.format_version = FORMAT_VERSION
         self.layers = layers or {}
         self.header = header or {}
         self.sha256 = sha256 or {}
@@ -104,14 +102,14 @@ def replace_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Any]], dt
 
     Args:
         model: Built from the checkpoint's config.json.
-        layers: `LayerSpec` as plain values, by layer name.
+        layers: `Spec` as plain values, by layer name.
         dtype: Of the biases.
 
     Raises:
         BinllmError: If a layer is not in the model or not of the shape in its specification.
     """
     for name, values in layers.items():
-        spec = LayerSpec.from_dict(values, name)
+        spec = spec_from_dict(values, name)
         try:
             linear = model.get_submodule(name)
         except AttributeError:

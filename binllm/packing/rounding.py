@@ -11,8 +11,9 @@ matrix of tiny scales may not.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,14 +22,18 @@ from binllm.errors import bad_value
 
 if TYPE_CHECKING:
     from binllm.packing.code import BinaryCode
+    from binllm.packing.protocol import Code
+
+    AnyCode = TypeVar("AnyCode", bound=Code)
 
 
-def round_scales(code: BinaryCode, dtype: torch.dtype) -> BinaryCode:
+def round_scales(code: AnyCode, dtype: torch.dtype, beside: Mapping[str, str] | None = None) -> AnyCode:
     """Round the scales of a code; a code whose scales have the dtype already comes back as it is.
 
     Args:
         code: Any code with finite scales.
         dtype: Floating point dtype to save the scales in.
+        beside: Scales that add to others: their loss is measured against the largest of the scale named here.
 
     Returns:
         The code with every scale in `dtype`.
@@ -36,21 +41,43 @@ def round_scales(code: BinaryCode, dtype: torch.dtype) -> BinaryCode:
     Raises:
         BinllmError: If a scale overflows or loses its precision.
     """
-    names = [n for n in ("row_scale", "residual_scale", "column_scale", "row_mean") if getattr(code, n) is not None]
-    if all(getattr(code, name).dtype == dtype for name in names):
+    if all(scale.dtype == dtype for scale in code.scales.values()):
         return code
-    scales: dict[str, Tensor] = {name: getattr(code, name).double() for name in names}
-    if "column_scale" in scales:
-        rows = [scales[n].flatten() for n in ("row_scale", "residual_scale") if n in scales]
-        shift = balancing_shift(torch.cat(rows), scales["column_scale"], dtype)
-        for name in ("row_scale", "residual_scale"):
-            if name in scales:
-                scales[name] = scales[name] * 2.0**shift
-        scales["column_scale"] = scales["column_scale"] * 2.0**-shift
+    scales = {name: scale.double() for name, scale in code.scales.items()}
     largest = {name: _largest(scale) for name, scale in scales.items()}
-    largest["residual_scale"] = largest["row_scale"]
-    largest["row_mean"] = largest["row_scale"] * largest.get("column_scale", 1.0)
-    return replace(code, **{name: _round(name, s, dtype, largest[name]) for name, s in scales.items()})
+    largest |= {name: largest[other] for name, other in (beside or {}).items() if name in scales}
+    return _rounded(code, scales, dtype, largest)
+
+
+def round_binary(code: BinaryCode, dtype: torch.dtype) -> BinaryCode:
+    """The same for a `BinaryCode`, whose row and column scales are first balanced against each other."""
+    if all(scale.dtype == dtype for scale in code.scales.values()):
+        return code
+    scales = {name: scale.double() for name, scale in code.scales.items()}
+    own_columns = "residual_column_scale" in scales
+    _balance(scales, ("row_scale",) if own_columns else ("row_scale", "residual_scale"), "column_scale", dtype)
+    _balance(scales, ("residual_scale",), "residual_column_scale", dtype)
+    largest = {name: _largest(scale) for name, scale in scales.items()}
+    product = largest["row_scale"] * largest.get("column_scale", 1.0)
+    if own_columns:  # the products of the residual plane stand beside those of the first
+        row, column = largest["residual_scale"], largest["residual_column_scale"]
+        largest["residual_scale"] = max(row, product / column if column else 0.0)
+        largest["residual_column_scale"] = max(column, product / row if row else 0.0)
+    else:
+        largest["residual_scale"] = largest["row_scale"]
+    largest["row_mean"] = product
+    return _rounded(code, scales, dtype, largest)
+
+
+def _balance(scales: dict[str, Tensor], rows: tuple[str, ...], column: str, dtype: torch.dtype) -> None:
+    """Shift row scales against the column scales that multiply them, in place."""
+    if column not in scales:
+        return
+    present = [name for name in rows if name in scales]
+    shift = balancing_shift(torch.cat([scales[name].flatten() for name in present]), scales[column].flatten(), dtype)
+    for name in present:
+        scales[name] = scales[name] * 2.0**shift
+    scales[column] = scales[column] * 2.0**-shift
 
 
 def balancing_shift(row: Tensor, column: Tensor, dtype: torch.dtype) -> int:
@@ -81,6 +108,10 @@ def _exponents(scale: Tensor, low: int, high: int) -> tuple[int, int]:
     if not magnitude.numel():
         return high, low  # asks for nothing
     return math.frexp(float(magnitude.min()))[1], math.frexp(float(magnitude.max()))[1]
+
+
+def _rounded(code: AnyCode, scales: Mapping[str, Tensor], dtype: torch.dtype, largest: Mapping[str, float]) -> AnyCode:
+    return replace(code, **{name: _round(name, scale, dtype, largest[name]) for name, scale in scales.items()})
 
 
 def _largest(scale: Tensor) -> float:

@@ -1,98 +1,123 @@
-"""What a packed layer consists of: the one description that layer, checkpoint and bit accounting share."""
+"""What a packed layer of sign planes consists of: the one description that layer, checkpoint and bit accounting share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import Tensor
 
-from binllm.errors import BinllmError
-from binllm.packing.bits import packed_size
+from binllm.packing.bits import packed_size, unpack_bits, unpack_signs
+from binllm.packing.columns import columns_bytes, columns_tensor, unpack_columns
+from binllm.packing.protocol import LayerBits, Spec
+
+if TYPE_CHECKING:
+    from binllm.packing.code import BinaryCode
 
 
 @dataclass(frozen=True)
-class LayerSpec:
-    """Shapes and dtypes of one packed layer, as written to config.json.
+class LayerSpec(Spec):
+    """Shapes and dtypes of a packed `BinaryCode`.
 
     Attributes:
-        n_out: Rows of the weight.
-        n_in: Columns of the weight.
-        block_size: Input columns that share a row scale; the last block may be narrower.
-        groups: Magnitude groups, each with its own row scale; 1 or 2.
+        groups: Magnitude groups of the plain columns, each with its own row scale; 1 or 2.
         salient: Number of input columns with a second, residual sign plane.
         column_scale: Whether there is a scale for each input column.
         row_mean: Whether there is a mean for each output row and block.
-        bias: Whether the layer has a bias.
-        scale_dtype: Name of the torch dtype that the scales are stored in.
+        salient_groups: Groups of the salient columns' own row scales, 0 to 2.
+        column_scale_per_group: Whether each group has its own column scales.
+        row_mean_per_cell: Whether each cell (plain and salient groups) has its own means.
+        residual_column_scale: Whether the residual plane has its own column scales.
     """
 
-    n_out: int
-    n_in: int
-    block_size: int
     groups: int = 1
     salient: int = 0
     column_scale: bool = False
     row_mean: bool = False
-    bias: bool = False
-    scale_dtype: str = "float16"
+    salient_groups: int = 0
+    column_scale_per_group: bool = False
+    row_mean_per_cell: bool = False
+    residual_column_scale: bool = False
+
+    kind: ClassVar[str] = "binary"
+    payload: ClassVar[tuple[str, ...]] = ("signs", "residual_signs")
 
     @property
-    def blocks(self) -> int:
-        """Blocks of input columns, the ragged last one included."""
-        return -(-self.n_in // self.block_size)
+    def cells(self) -> int:
+        """Sets of entries with a row scale of their own."""
+        return self.groups + self.salient_groups
 
     @property
-    def index_dtype(self) -> torch.dtype:
-        """Dtype of a salient column's index where indices are stored."""
-        return torch.int16 if self.n_in <= 2**15 else torch.int32
+    def group_bit(self) -> bool:
+        """Whether the group of each entry is stored."""
+        return max(self.groups, self.salient_groups) > 1
 
     @property
-    def salient_as_bitmap(self) -> bool:
-        """Whether a bit for each input column takes fewer bytes than the indices of the salient ones."""
-        return packed_size(self.n_in) < self.salient * self.index_dtype.itemsize
+    def in_range(self) -> bool:
+        """See `Spec.in_range`."""
+        return (
+            self.groups in (1, 2)
+            and self.salient_groups in (0, 1, 2)
+            and 0 <= self.salient <= self.n_in
+            and (self.salient > 0 or not (self.salient_groups or self.residual_column_scale))
+            and (not self.column_scale_per_group or (self.column_scale and self.group_bit))
+            and (not self.row_mean_per_cell or (self.row_mean and self.cells > 1))
+        )
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of every stored tensor by name, the bias left out (it is not part of the code)."""
-        scale = getattr(torch, self.scale_dtype)
+        """See `Spec.tensors`."""
+        scale, by_block = self.torch_scale_dtype, (self.n_out, self.blocks)
         signs = ((self.n_out, packed_size(self.n_in)), torch.uint8)
-        stored = {"signs": signs, "row_scale": ((self.n_out, self.blocks, self.groups), scale)}
-        if self.groups > 1:
+        both = (2,) if self.salient_groups == 2 else ()
+        stored = {"signs": signs, "row_scale": ((*by_block, self.cells), scale)}
+        if self.group_bit:
             stored["group"] = signs
         if self.column_scale:
-            stored["column_scale"] = ((self.n_in,), scale)
+            stored["column_scale"] = ((self.n_in, *((2,) if self.column_scale_per_group else ())), scale)
         if self.row_mean:
-            stored["row_mean"] = ((self.n_out, self.blocks), scale)
+            stored["row_mean"] = ((*by_block, *((self.cells,) if self.row_mean_per_cell else ())), scale)
         if self.salient:
-            bitmap, indices = ((packed_size(self.n_in),), torch.uint8), ((self.salient,), self.index_dtype)
-            stored["salient"] = bitmap if self.salient_as_bitmap else indices
+            stored["salient"] = columns_tensor(self.n_in, self.salient)
             stored["residual_signs"] = ((self.n_out, packed_size(self.salient)), torch.uint8)
-            stored["residual_scale"] = ((self.n_out, self.blocks), scale)
+            stored["residual_scale"] = ((*by_block, *both), scale)
+        if self.residual_column_scale:
+            stored["residual_column_scale"] = ((self.salient, *both), scale)
         return stored
 
-    def to_dict(self) -> dict[str, Any]:
-        """The specification as plain values for JSON."""
-        return asdict(self)
+    def reader(self, tensors: Mapping[str, Tensor]) -> Callable[[int, int], BinaryCode]:
+        """See `Spec.reader`."""
+        from binllm.packing.code import BY_ROW, BinaryCode
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], layer: str) -> LayerSpec:
-        """Read a specification from config.json.
+        whole = {name: tensor for name, tensor in tensors.items() if name not in BY_ROW}
+        if self.salient:
+            whole["salient"] = unpack_columns(tensors["salient"], self.n_in)
 
-        Args:
-            values: What `to_dict` wrote.
-            layer: Name of the layer, for the error.
+        def rows(start: int, stop: int) -> BinaryCode:
+            parts = {name: tensor[start:stop] for name, tensor in tensors.items() if name in BY_ROW}
+            parts["signs"] = unpack_signs(parts["signs"], self.n_in)
+            if "group" in parts:
+                parts["group"] = unpack_bits(parts["group"], self.n_in)
+            if self.salient:
+                parts["residual_signs"] = unpack_signs(parts["residual_signs"], self.salient)
+            return BinaryCode(block_size=self.block_size, salient_groups=self.salient_groups, **parts, **whole)
 
-        Raises:
-            BinllmError: If a value is missing, unknown, of another type or out of range.
-        """
-        kinds = {f.name: {"int": int, "bool": bool, "str": str}[str(f.type)] for f in fields(cls)}
-        wrong = sorted(set(values) ^ set(kinds)) or [k for k, v in values.items() if type(v) is not kinds[k]]
-        if not wrong:
-            small = min(values["n_out"], values["n_in"], values["block_size"]) < 1
-            dtypes = {"float16", "bfloat16", "float32", "float64"}
-            in_range = values["groups"] in (1, 2) and 0 <= values["salient"] <= values["n_in"]
-            if not small and in_range and values["scale_dtype"] in dtypes:
-                return cls(**values)
-        named = f" ({', '.join(wrong)})" if wrong else ""
-        raise BinllmError(f"config.json: the specification of layer {layer} is not valid{named}")
+        return rows
+
+    def bits(self) -> LayerBits:
+        """See `Spec.bits`."""
+        plane = 8 * self.n_out * packed_size(self.n_in)
+        payload = plane + 8 * self.n_out * packed_size(self.salient)
+        means = self.row_mean * (self.cells if self.row_mean_per_cell else 1)
+        residuals = max(1, self.salient_groups)
+        scales = self.n_out * self.blocks * (self.cells + means + (self.salient > 0) * residuals)
+        scales += self.n_in * self.column_scale * (2 if self.column_scale_per_group else 1)
+        scales += self.salient * self.residual_column_scale * residuals
+        columns = 8 * columns_bytes(self.n_in, self.salient)
+        return LayerBits(
+            weights=self.n_out * self.n_in,
+            sign_bits=self.n_out * (self.n_in + self.salient),
+            payload_bits=payload,
+            linear_bits=payload + plane * self.group_bit + columns + self.scale_bits * scales,
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_codes import FAMILIES, generator, logits, packed_model, random_code, tiny_model
+from helpers_codes import EXTRAS, FAMILIES, ONE_OF_EACH_KIND, generator, logits, packed_model, random_code, tiny_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel,
 from binllm.errors import BinllmError
 from binllm.packing import BinaryLinear, binary_layers
 from binllm.packing import checkpoint as checkpoint_module
+from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
 from binllm.packing.headers import checkpoint_hash
 
@@ -45,6 +46,15 @@ def test_reloaded_logits_are_equal(family: str, tied: bool, kernel: str, tmp_pat
     head, embedding = (m.get_parameter("weight") for m in (model_head(reloaded), reloaded.get_input_embeddings()))
     assert (head is embedding) is tied
     assert not reloaded.training
+
+
+@pytest.mark.parametrize("specimen", ONE_OF_EACH_KIND)
+def test_every_kind_of_code_is_reloaded_equal(specimen: str, tmp_path: Path) -> None:
+    model = packed_model("opt", generator(), only=specimen)
+    reloaded, _ = load_checkpoint(save_checkpoint(model, None, tmp_path / "c"))
+    assert torch.equal(logits(reloaded), logits(model))
+    found = {n: t for n, t in reloaded.state_dict().items() if n in dict(model.named_buffers())}
+    assert found and all(torch.equal(tensor, model.get_buffer(name)) for name, tensor in found.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -164,6 +174,28 @@ def flip_last_bit(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(data)
 
 
+VERSION_1_KEYS = ("n_out", "n_in", "block_size", "groups", "salient", "column_scale", "row_mean", "bias", "scale_dtype")
+
+
+@pytest.mark.parametrize("extras", [EXTRAS[0], EXTRAS[6]], ids=str)
+def test_a_checkpoint_of_the_first_format_is_read_and_stays_one(extras: dict[str, Any], tmp_path: Path) -> None:
+    model = packed_model("llama", generator(), only=f"binary {extras}")
+    folder = save_checkpoint(model, None, tmp_path / "c")
+
+    def downgrade(quantization: dict[str, Any]) -> None:
+        quantization["format_version"] = 1
+        for name, spec in quantization["layers"].items():
+            quantization["layers"][name] = {key: spec[key] for key in VERSION_1_KEYS}
+
+    edit_config(downgrade)(folder)
+    account = checkpoint_bits(folder)
+    reloaded, _ = load_checkpoint(folder)
+    assert torch.equal(logits(reloaded), logits(model))
+    reloaded.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits(load_checkpoint(tmp_path / "again")[0]), logits(model))
+    assert checkpoint_bits(save_checkpoint(reloaded, None, tmp_path / "new")) == account
+
+
 UP = "model.layers.0.mlp.up_proj"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing tensor": (edit_tensors(lambda t: t.pop(f"{UP}.signs")), rf"no tensor {UP}.signs$"),
@@ -180,7 +212,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         edit_tensors(lambda t: t.update({f"{UP}.row_scale": t[f"{UP}.row_scale"].float()})),
         rf"tensor {UP}.row_scale has dtype F32, must be F16",
     ),
-    "other version": (edit_config(lambda q: q.update(format_version=2)), "format_version = 2: allowed is 1"),
+    "other version": (edit_config(lambda q: q.update(format_version=3)), "format_version = 3: allowed is 1 or 2"),
     "other method": (edit_config(lambda q: q.update(quant_method="gptq")), "is not a binllm checkpoint"),
     "spec of another shape": (
         edit_config(lambda q: q["layers"][UP].update(n_in=23)),
@@ -189,6 +221,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "broken spec": (
         edit_config(lambda q: q["layers"][UP].pop("groups")),
         rf"of layer {UP} is not valid \(groups\)",
+    ),
+    "unknown kind": (
+        edit_config(lambda q: q["layers"][UP].update(kind="unifrom")),
+        f"kind of layer {UP} = unifrom: allowed are binary, haar, partial, uniform; did you mean 'uniform'",
     ),
     "layer not in the model": (
         edit_config(lambda q: q["layers"].update(nowhere=q["layers"][UP])),

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_codes import EXTRAS, SHAPES, generator, random_code
+from helpers_codes import ONE_OF_EACH_KIND, SHAPES, SPECIMENS, generator, random_code
 from torch import nn
 from torch.nn import functional
 
 from binllm.errors import BinllmError
 from binllm.kernels import KernelName
-from binllm.packing import BinaryCode, BinaryLinear, set_kernel
+from binllm.packing import BinaryLinear, Code, panels, set_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FULL: dict[str, Any] = {"groups": 2, "salient": 5, "column_scale": True, "row_mean": True}
@@ -26,7 +26,7 @@ def full_layer(bias: bool = True) -> BinaryLinear:
     )
 
 
-def assert_same(left: BinaryCode, right: BinaryCode) -> None:
+def assert_same(left: Code, right: Code) -> None:
     """Every tensor equal, in dtype too."""
     for name, value in vars(left).items():
         other = getattr(right, name)
@@ -36,10 +36,10 @@ def assert_same(left: BinaryCode, right: BinaryCode) -> None:
             assert value == other, name
 
 
-@pytest.mark.parametrize("extras", EXTRAS, ids=str)
+@pytest.mark.parametrize("specimen", SPECIMENS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_packing_keeps_the_stored_code(shape: tuple[int, int, int], extras: dict[str, Any]) -> None:
-    code = random_code(shape[:2], shape[2], generator(), **extras).stored()
+def test_packing_keeps_the_stored_code(shape: tuple[int, int, int], specimen: str) -> None:
+    code = SPECIMENS[specimen](shape[:2], shape[2], generator()).stored()
     layer = BinaryLinear.from_code(code)
     assert_same(layer.to_code().validate(), code)
     assert {n: (tuple(b.shape), b.dtype) for n, b in layer.named_buffers()} == layer.spec.tensors()
@@ -47,12 +47,35 @@ def test_packing_keeps_the_stored_code(shape: tuple[int, int, int], extras: dict
         assert torch.equal(layer.dense_weight(dtype), code.dense(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("specimen", SPECIMENS)
+def test_panels_and_denormal_flushing_change_no_bit(
+    specimen: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = SPECIMENS[specimen]((23, 50), 16, generator()).stored()
+    whole, layer = code.dense(dtype), BinaryLinear.from_code(code)
+    monkeypatch.setattr(panels, "PANEL_ENTRIES", 180)  # not quite four rows: pairs must stay together
+    assert torch.equal(code.dense(dtype), whole)
+    assert torch.equal(layer.dense_weight(dtype), whole)
+    torch.set_flush_denormal(True)
+    try:
+        assert torch.equal(code.dense(dtype), whole)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(code.dense(torch.float32).to(dtype), whole)
+    rows = layer.spec.unpack(dict(layer.named_buffers()), (4, 10))
+    assert torch.equal(rows.dense(dtype), whole[4:10])
+
+
+@pytest.mark.parametrize("specimen", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("kernel", KernelName)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_forward_is_linear_with_the_dense_weight(kernel: KernelName, dtype: torch.dtype, with_bias: bool) -> None:
+def test_forward_is_linear_with_the_dense_weight(
+    specimen: str, kernel: KernelName, dtype: torch.dtype, with_bias: bool
+) -> None:
     source = generator()
-    code = random_code((48, 50), 16, source, **FULL).stored()
+    code = SPECIMENS[specimen]((48, 50), 16, source).stored()
     bias = torch.randn(48, generator=source).to(dtype) if with_bias else None
     layer = BinaryLinear.from_code(code, bias)
     set_kernel(layer, kernel)
@@ -85,10 +108,11 @@ def test_salient_columns_are_stored_the_shorter_way() -> None:
         assert_same(wide.to_code(), random_code((1, n_in), 128, generator(), salient=2).stored())
 
 
+@pytest.mark.parametrize("specimen", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.double])
-def test_casting_a_model_leaves_the_stored_scales(cast: Any) -> None:
-    layer = full_layer()
-    code, other = layer.to_code(), nn.Linear(7, 3)
+def test_casting_a_model_leaves_the_stored_scales(cast: Any, specimen: str) -> None:
+    layer = BinaryLinear.from_code(SPECIMENS[specimen]((8, 50), 16, generator()), torch.linspace(-1, 1, 8))
+    code, other = layer.to_code(), nn.Linear(8, 3)
     cast(nn.Sequential(layer, other))
     assert_same(layer.to_code(), code)
     assert layer.bias is not None and layer.bias.dtype == other.weight.dtype

@@ -1,0 +1,58 @@
+"""Dense weights from codes, panel of rows by panel of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+PANEL_ENTRIES = 2**18  # a panel of rows, its signs and its scales stay in the second-level cache
+
+
+def dense_by_rows(
+    rows: Callable[[int, int], Tensor], shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Reconstruct a weight panel by panel; a row depends on its neighbour in a pair at most, so panels change no bit.
+
+    Args:
+        rows: Gives the weight of the output rows start..stop-1; start is always even, so pairs stay together.
+        shape: (n_out, n_in).
+        dtype: Of the result.
+        device: Of the result.
+
+    Returns:
+        (n_out, n_in) dense weight.
+    """
+    n_out, n_in = shape
+    weight = torch.empty(n_out, n_in, dtype=dtype, device=device)
+    step = 2 * max(1, PANEL_ENTRIES // (2 * n_in))
+    for start in range(0, n_out, step):
+        stop = min(start + step, n_out)
+        weight[start:stop] = rows(start, stop)
+    return weight
+
+
+def spread(by_block: Tensor, block_size: int, n_in: int) -> Tensor:
+    """Repeat (rows, blocks) over the columns of each block to (rows, n_in)."""
+    rows, blocks = by_block.shape
+    if blocks == 1:
+        return by_block.expand(rows, n_in)
+    return by_block[:, :, None].expand(rows, blocks, block_size).reshape(rows, -1)[:, :n_in]
+
+
+def pick(by_block: Tensor, block: Tensor, index: Tensor | None) -> Tensor:
+    """Look up the value of each entry.
+
+    Args:
+        by_block: (rows, blocks, choices).
+        block: (columns,) int64, block of each column.
+        index: (rows, columns) or (columns,), which of the choices; None: the first.
+
+    Returns:
+        (rows, columns): ``by_block[i, block[j], index[i, j]]``.
+    """
+    rows, _, choices = by_block.shape
+    if index is None:
+        return by_block[:, block, 0]
+    return by_block.flatten(1).gather(1, (block * choices + index).expand(rows, -1))
