@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
 from binllm.packing import BinaryLinear
 from binllm.packing.accounting import layer_bits
+from binllm.parallel import side_by_side
 from binllm.plan import Granularity, Plan
 from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
@@ -26,6 +28,16 @@ from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
 
 HEAD = "head"
+LARGE = 2**24  # weights of a layer
+
+
+class Layer(NamedTuple):
+    """A linear layer whose inputs have been measured."""
+
+    name: str
+    role: str
+    objective: Objective
+    statistics: Statistics
 
 
 class Events(NamedTuple):
@@ -63,29 +75,35 @@ def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = Non
         BinllmError: A layer cannot be quantized; it is named.
     """
     events = events or Events()
-    blocks = streams.blocks
     records: list[LayerRecord] = []
-    for index in range(start, len(blocks)):
-        block, groups = blocks[index], stages(blocks[index])
-        roles = {name: role.value for name, role in layer_roles(block).items()}
-        readers = [group[0] for group in groups]
-        inputs = dict(zip(readers, streams.advance_reference(block, readers), strict=True))
-        measured = _measure(streams, block, inputs, plan) if plan.calibration.granularity is Granularity.block else {}
-        done: list[LayerRecord] = []
-        for group in groups:
-            reader = group[0]
-            moments = measured.get(reader) or _measure(streams, block, {reader: inputs[reader]}, plan)[reader]
-            for name in group:
-                events.layer(index, name)
-                objective = plan.objective_of(roles[name], name == groups[-1][-1])
-                statistics = moments[objective.token_weights].statistics()
-                done.append(_quantize_layer(block, index, (name, roles[name]), (objective, statistics), plan))
-        streams.advance_quantized(block)
-        for name in roles:
-            block.get_submodule(name).clear_cache()  # type: ignore[operator]
-        events.block(index, block, streams, done)
+    for index in range(start, len(streams.blocks)):
+        done = _quantize_block(streams, index, plan, events.layer)
+        events.block(index, streams.blocks[index], streams, done)
         records += done
     return records
+
+
+def _quantize_block(
+    streams: DualStream, index: int, plan: Plan, begins: Callable[[int, str], None]
+) -> list[LayerRecord]:
+    """One block: the full-precision stream moves on, then moments and fits wave by wave, then the quantized stream."""
+    block = streams.blocks[index]
+    groups, roles = stages(block), {name: role.value for name, role in layer_roles(block).items()}
+    readers = [group[0] for group in groups]
+    inputs = dict(zip(readers, streams.advance_reference(block, readers), strict=True))
+    together = _small(block, roles)
+    done: list[LayerRecord] = []
+    for wave in [groups] if plan.calibration.granularity is Granularity.block else [[group] for group in groups]:
+        measured = _measure(streams, block, {group[0]: inputs[group[0]] for group in wave}, plan)
+        layers = []
+        for reader, name in ((group[0], name) for group in wave for name in group):
+            objective = plan.objective_of(roles[name], name == groups[-1][-1])
+            layers.append(Layer(name, roles[name], objective, measured[reader][objective.token_weights]))
+        done += side_by_side(partial(_quantize_layer, block, index, plan, begins), layers, together)
+    streams.advance_quantized(block)
+    for name in roles:
+        block.get_submodule(name).clear_cache()  # type: ignore[operator]
+    return done
 
 
 def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[LayerRecord]:
@@ -101,21 +119,30 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
     moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
     for x, x_hat in head_inputs(model, head, streams):
         moments.add(x, x_hat)
-    return [_quantize_layer(model, len(streams.blocks), (name, HEAD), (objective, moments.statistics()), plan)]
+    layer = Layer(name, HEAD, objective, moments.statistics())
+    return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
 
 
 def _measure(
     streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], plan: Plan
-) -> dict[str, dict[TokenWeights, Moments]]:
+) -> dict[str, dict[TokenWeights, Statistics]]:
     weights = {plan.objective.token_weights, plan.elsewhere.token_weights}
-    return streams.moments(block, inputs, weights)
+    measured = streams.moments(block, inputs, weights)
+    return {reader: {w: m.statistics() for w, m in by_weight.items()} for reader, by_weight in measured.items()}
+
+
+def _small(block: nn.Module, names: Iterable[str]) -> bool:
+    """Whether the layers are fitted side by side, one thread to each: on a CPU, unless one alone keeps all threads busy."""
+    weights: list[Tensor] = [block.get_submodule(name).weight for name in names]  # type: ignore[misc]
+    return all(w.device.type == "cpu" and w.numel() < LARGE for w in weights)
 
 
 def _quantize_layer(
-    block: nn.Module, index: int, layer: tuple[str, str], goal: tuple[Objective, Statistics], plan: Plan
+    block: nn.Module, index: int, plan: Plan, begins: Callable[[int, str], None], layer: Layer
 ) -> LayerRecord:
     """Fit one linear layer and put the packed one in its place."""
-    (name, role), (objective, statistics) = layer, goal
+    name, role, objective, statistics = layer
+    begins(index, name)
     linear = block.get_submodule(name)
     assert isinstance(linear, nn.Linear)
     begun = time.perf_counter()
@@ -131,7 +158,7 @@ def _quantize_layer(
         setattr(block.get_submodule(parent), attribute, packed)
     facts = {"block": index, "layer": name, "role": role, "objective": objective.name}
     cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
-    return _record(facts | cost, problem, solution, packed, statistics)
+    return _record(facts | cost, (linear.weight.double(), problem), solution, packed, statistics)
 
 
 def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
@@ -145,8 +172,13 @@ def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct
 
 
 def _record(
-    facts: dict[str, Any], problem: Problem, solution: Solution, packed: BinaryLinear, statistics: Statistics
+    facts: dict[str, Any],
+    asked: tuple[Tensor, Problem],
+    solution: Solution,
+    packed: BinaryLinear,
+    statistics: Statistics,
 ) -> LayerRecord:
+    weight, problem = asked
     weight_hat = packed.dense_weight(torch.float64)
     after = problem.objective.value(weight_hat)
     bits = layer_bits(packed.spec)
@@ -156,7 +188,7 @@ def _record(
         n_in=packed.in_features,
         q_before=solution.trace[0],
         q_after=after,
-        relative_error_weight=relative_error(problem.weight, weight_hat),
+        relative_error_weight=relative_error(weight, weight_hat),
         relative_error_target=after / problem.objective.constant if problem.objective.constant > 0 else 0.0,
         ridge=solution.ridge,
         recoveries=solution.recoveries,
@@ -167,5 +199,5 @@ def _record(
         status=solution.status.name,
         payload_bits=bits.payload_bits,
         stored_bits=bits.linear_bits,
-        diagnostics=layer_diagnostics(problem.weight, weight_hat, statistics),
+        diagnostics=layer_diagnostics(weight, weight_hat, statistics),
     )

@@ -34,6 +34,7 @@ from binllm.tracking.state import ResumeState, write_layers
 from binllm.tracking.wandb_exporter import export_run
 
 LEFT_OUT = ("paths", "tracker", "plugins")
+ALGORITHMS = ("objective", "elsewhere", "binarization", "solver", "asymmetric")  # groups that make a `Plan`
 
 
 @dataclass
@@ -59,7 +60,7 @@ def run(composed: Any) -> RunFolder:
     """
     config: RunConfig = build(composed)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    versions = {g: version_of(getattr(config, g)) for g in ("objective", "elsewhere", "binarization", "solver")}
+    versions = {g: version_of(getattr(config, g)) for g in ALGORITHMS}
     digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT)
     name = run_name(model_name(config), config.objective.name, digest)
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
@@ -154,7 +155,7 @@ def check_model(model: PreTrainedModel, config: RunConfig) -> None:
 
 def plan_of(config: RunConfig) -> Plan:
     """The objects that quantize, out of the built configuration."""
-    return Plan(config.objective, config.binarization, config.solver, config.elsewhere, config.calibration)
+    return Plan(calibration=config.calibration, **{group: getattr(config, group) for group in ALGORITHMS})
 
 
 def quantize_resumably(

@@ -7,10 +7,12 @@ from enum import Enum
 
 import torch
 
-from binllm.binarization import Planes
+from binllm.asymmetric import Asymmetric
+from binllm.binarization import Binarization
 from binllm.errors import bad_value
 from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to
 from binllm.quadratic import Problem
+from binllm.registry import REGISTRY
 from binllm.solvers import Solver
 from binllm.statistics import Statistics
 from binllm.streams import Storage
@@ -66,13 +68,21 @@ class Plan:
         binarization: What a quantized weight may be.
         solver: How it is found.
         calibration: How the model's inputs are measured.
+        asymmetric: Asymmetric calibration.
     """
 
     objective: Objective
-    binarization: Planes
+    binarization: Binarization
     solver: Solver
     elsewhere: Objective = field(default_factory=WeightAlign)
     calibration: Calibration = field(default_factory=Calibration)
+    asymmetric: Asymmetric = field(default_factory=Asymmetric)
+
+    def __post_init__(self) -> None:
+        kind, name = self.binarization.block, type(self.binarization).__name__.lower()
+        if not issubclass(kind, self.solver.blocks):
+            fitting = sorted(one for one, solver in REGISTRY["solver"].items() if issubclass(kind, solver.blocks))
+            raise bad_value("solver", self.solver.name, f"a solver that fits binarization {name}: {', '.join(fitting)}")
 
     def objective_of(self, role: str, is_last: bool) -> Objective:
         """The objective of a layer."""
@@ -102,6 +112,8 @@ class Plan:
             raise ValueError("the weight has NaN or infinite entries")
         if not statistics.finite():
             raise ValueError("the moments of the input have NaN or infinite entries")
+        weight = self.asymmetric.corrected(weight, statistics)
         quadratic = objective.quadratic(weight, statistics)
         feedback = quadratic.metric if objective.aligns_outputs else statistics.gram
-        return Problem(weight, quadratic, feedback, objective.amp(weight, statistics))
+        amp, drift = objective.amp(weight, statistics), self.asymmetric.drift(statistics)
+        return Problem(weight, quadratic, feedback, amp, drift)

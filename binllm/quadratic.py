@@ -70,12 +70,14 @@ class Problem:
             objective on outputs it is the objective's own metric; for weight alignment it is the second moment of the
             quantized stream, as in BiLLM and ARB-LLM (with the metric I, error feedback would be plain rounding).
         amp: Attention matrix preservation, or None.
+        drift: ``α(C - G)`` (n_in, n_in) where error feedback is asymmetric (GPTAQ), or None.
     """
 
     weight: Tensor
     objective: Quadratic
     feedback: Tensor
     amp: Amp | None = None
+    drift: Tensor | None = None
 
     @property
     def feedback_is_objective(self) -> bool:

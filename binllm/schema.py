@@ -54,6 +54,7 @@ class RunConfig:
     elsewhere: Any = MISSING
     binarization: Any = MISSING
     solver: Any = MISSING
+    asymmetric: Any = MISSING
     kernel: Any = MISSING
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Any = MISSING

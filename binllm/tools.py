@@ -28,7 +28,15 @@ def inspect(run: Path) -> None:
     print_run(run)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect,)}
+def golden(folder: Path) -> None:
+    """Compare with the published code of BiLLM and ARB-LLM, case by case, as recorded in a folder of golden vectors."""
+    from binllm.golden.report import print_report
+
+    if not print_report(folder):
+        raise SystemExit(1)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

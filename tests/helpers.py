@@ -11,11 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from binllm.binarization import Block, Planes, Target
+from binllm.binarization import Binarization, Block, Haar, Partial, Partition, Planes, Target, Uniform
+from binllm.binarization.haar import Axis, Norm
+from binllm.binarization.partition import Scored
+from binllm.binarization.salience import Salience
 from binllm.objectives import Objective, OutputAlign, Proposed, WeightAlign
 from binllm.plan import Plan
 from binllm.quadratic import AmpRule, Problem
-from binllm.solvers import Alternating, ClosedForm, Feedback, Solution, Solver, solve
+from binllm.solvers import Alternating, Arb, ClosedForm, Feedback, Gptq, Rounding, Solution, Solver, solve
+from binllm.solvers.linear_algebra import factorise
 from binllm.solvers.updates import BlockQuadratic
 from binllm.statistics import Moments, Statistics, TokenWeights
 
@@ -43,6 +47,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 BLOCK = 8  # small, so that small problems have several blocks
+WIDE = 16  # where salient columns are searched
 BINARIZATIONS: dict[str, Planes] = {
     "row": Planes(block_size=BLOCK, column_scale=False),
     "row_column": Planes(block_size=BLOCK),
@@ -52,6 +57,27 @@ BINARIZATIONS: dict[str, Planes] = {
     "row_mean": Planes(block_size=BLOCK, column_scale=False, row_mean=True),
     "groups": Planes(block_size=BLOCK, groups=2),
     "everything": Planes(block_size=BLOCK, groups=2, salient_columns=3, row_mean=True),
+}
+
+# What published methods besides need of a block: for the laws that hold whatever a block is made of.
+PUBLISHED: dict[str, tuple[Binarization, Solver]] = {
+    "gptq": (Uniform(bits=2, block_size=BLOCK), Gptq()),
+    "round_to_nearest": (Uniform(bits=3, block_size=None), Rounding()),
+    "pb_llm": (Partial(block_size=BLOCK), Gptq()),
+    "pb_llm_magnitude": (Partial(salience=Salience.magnitude, share=0.3, block_size=BLOCK), Gptq()),
+    "billm": (Partition(block_size=WIDE, most=5), Rounding(feedback=Feedback.diagonal)),
+    "billm_paper": (
+        Partition(block_size=WIDE, most=5, salience=Salience.hessian_paper, scored=Scored.weights),
+        Rounding(feedback=Feedback.exact),
+    ),
+    "billm_refitted": (Partition(block_size=WIDE, most=5), ClosedForm()),
+    "hbllm_row": (Haar(axis=Axis.row, block_size=WIDE, most=5), Rounding(feedback=Feedback.diagonal)),
+    "hbllm_column": (Haar(axis=Axis.column, block_size=WIDE, most=5, norm=Norm.l1), Rounding()),
+    "arb": (Partition(block_size=WIDE, most=6, salience=Salience.magnitude), Arb()),
+    "arb_cgb": (Partition(block_size=WIDE, most=6, salient_groups=2), Arb(passes=1)),
+    "arb_x": (Partition(block_size=WIDE, most=6, split_by_inputs=True), Arb()),
+    "arb_rc": (Partition(block_size=WIDE, most=6, column_scale=True), Arb()),
+    "arb_rc_cgb": (Partition(block_size=WIDE, most=6, column_scale=True, salient_groups=2), Arb()),
 }
 
 SOLVERS: dict[str, Solver] = {
@@ -68,6 +94,15 @@ SOLVERS: dict[str, Solver] = {
     "coordinate_descent": Alternating(passes=2),
     "coordinate_descent_signs": Alternating(passes=2, regroup=False, feedback=Feedback.none, ridge=0.0),
 }
+
+# Without updates that descend, and without further passes.
+ROUNDERS: dict[str, Solver] = {
+    "rounding": Rounding(),
+    "rounding_feedback": Rounding(feedback=Feedback.exact),
+    "rounding_diagonal": Rounding(feedback=Feedback.diagonal),
+    "gptq": Gptq(),
+}
+ALL_SOLVERS = SOLVERS | ROUNDERS
 
 SEEDS = range(3)
 
@@ -159,7 +194,7 @@ def sample(kind: str | Kind, seed: int = 0) -> Sample:
 def run(problem: Problem, binarization: str | Planes, solver: str | Solver) -> Solution:
     """Solve in float64."""
     chosen = BINARIZATIONS[binarization] if isinstance(binarization, str) else binarization
-    return solve(problem, chosen, SOLVERS[solver] if isinstance(solver, str) else solver, torch.float64)
+    return solve(problem, chosen, ALL_SOLVERS[solver] if isinstance(solver, str) else solver, torch.float64)
 
 
 def dense(solution: Solution) -> Tensor:
@@ -179,6 +214,14 @@ class Shape(NamedTuple):
 SHAPES = {"narrow": Shape(5), "panels": Shape(71), "dead": Shape(9, dead=2), "singular": Shape(10, deficient=6)}
 
 
+def target_of(weight: Tensor, metric: Tensor, inputs: Tensor | None = None) -> Target:
+    """A block that is a whole layer; no ridge, and the identity's factor where the inputs have none."""
+    inputs = metric if inputs is None else inputs
+    factor = factorise(inputs.double(), 0.01)
+    upper = factor.inverse_upper().to(weight.dtype)
+    return Target(weight, metric, inputs, upper, upper.square().sum(0), torch.stack(weight.aminmax(dim=1)))
+
+
 def random_block(binarization: str, shape: str, seed: int) -> tuple[Block, BlockQuadratic]:
     """A block of 5 rows in a random state far from an optimum, with scales of both signs, and a quadratic for it."""
     source, n_out, (width, dead, deficient) = generator(seed), 5, SHAPES[shape]
@@ -187,7 +230,7 @@ def random_block(binarization: str, shape: str, seed: int) -> tuple[Block, Block
     root[:, :dead] = 0
     metric, target = root.T @ root / width, normal(n_out, width, source=source)
     planes = replace(BINARIZATIONS[binarization], block_size=width)
-    block = planes.initialise(Target(target, metric, metric))
+    block = planes.initialise(target_of(target, metric))
     flips = torch.randint(0, 8, block.level.shape, generator=source)
     allowed = 1 + 2 * block.salient.long()[:, None] + 4 * (planes.groups - 1)  # sign, residual sign, group
     block.level = block.level ^ (flips & allowed).to(block.level.dtype)

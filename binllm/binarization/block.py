@@ -113,3 +113,13 @@ class Block:
         if salient:
             values = values + (1 - (index & 2)).to(values.dtype)[:, None] * self.residual_scale
         return index, values
+
+    def round_column(self, k: int, weight: Tensor) -> Tensor:
+        """Move column k to the levels nearest to ``weight`` (n_out,), and return their values."""
+        index, values = self.candidates(bool(self.salient[k]))
+        values = values * self.column_scale[k]
+        if self.row_mean is not None:
+            values = values + self.row_mean
+        chosen = (values - weight).abs().argmin(0)
+        self.level[k] = index[chosen]
+        return values.gather(0, chosen[None])[0]

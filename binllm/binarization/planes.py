@@ -10,7 +10,9 @@ from torch import Tensor
 
 from binllm.binarization.block import Block
 from binllm.binarization.target import Target
+from binllm.binarization.checks import check_block_size
 from binllm.errors import bad_value
+from binllm.packing.code import BinaryCode
 from binllm.registry import register
 
 LLOYD_ROUNDS = 8
@@ -22,7 +24,7 @@ class Planes:
     """One sign plane in blocks of input columns, and what is added to it.
 
     Attributes:
-        block_size: Input columns that share a row scale; a narrower layer is one ragged block.
+        block_size: Input columns that share a row scale; a narrower layer is one ragged block. None: the whole row.
         column_scale: One scale per input column (ARB-RC).
         groups: 1, or 2 for a split of the entries by magnitude with a row scale each (BiLLM, ARB-LLM's CGB); the split
             costs a bit per entry, which is counted.
@@ -31,23 +33,22 @@ class Planes:
     """
 
     name: str = "planes"
-    block_size: int = 128
+    block_size: int | None = 128
     column_scale: bool = True
     groups: int = 1
     salient_columns: int = 0
     row_mean: bool = False
 
     version: ClassVar[int] = 1
+    block: ClassVar[type] = Block
 
     def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise bad_value("binarization.block_size", self.block_size, "a whole number of at least 1")
+        check_block_size(self.block_size)
         if self.groups not in (1, 2):
             raise bad_value("binarization.groups", self.groups, "1 or 2")
-        if not 0 <= self.salient_columns <= self.block_size:
-            raise bad_value(
-                "binarization.salient_columns", self.salient_columns, f"0 to {self.block_size} (block_size)"
-            )
+        most = self.block_size or self.salient_columns
+        if not 0 <= self.salient_columns <= most:
+            raise bad_value("binarization.salient_columns", self.salient_columns, f"0 to {most} (block_size)")
 
     def initialise(self, target: Target) -> Block:
         """A first code: nearest levels to the target's weights under its metric's diagonal.
@@ -87,7 +88,7 @@ class Planes:
 
     def _salient(self, centred: Tensor, importance: Tensor) -> Tensor:
         width = len(centred)
-        count = min(width, -(-self.salient_columns * width // self.block_size))
+        count = min(width, -(-self.salient_columns * width // (self.block_size or width)))
         salient = torch.zeros(width, dtype=torch.bool, device=centred.device)
         salient[(centred.square().sum(1) * importance).topk(count).indices] = True
         return salient
@@ -107,3 +108,22 @@ class Planes:
                 fitted = (weight * magnitude).sum(0) / total.clamp_min(torch.finfo(total.dtype).tiny)
                 scale[g] = torch.where(total > 0, fitted, scale[g])
         return scale, group
+
+    def assemble(self, blocks: list[Block]) -> BinaryCode:
+        """Concatenate blocks (left to right) into one code of shape (n_out, n_in)."""
+        salient = torch.cat([block.salient for block in blocks])
+        level = torch.cat([block.level for block in blocks])
+        residual = torch.cat([block.residual_signs() for block in blocks])[salient]
+        means = [block.row_mean for block in blocks if block.row_mean is not None]
+        has_residual = bool(salient.any())
+        return BinaryCode(
+            signs=(1 - 2 * (level & 1)).T.to(torch.int8).contiguous(),
+            group=(level >> 2).T.to(torch.uint8).contiguous() if self.groups > 1 else None,
+            row_scale=torch.stack([block.row_scale.T for block in blocks], 1).contiguous(),
+            column_scale=torch.cat([block.column_scale for block in blocks]) if self.column_scale else None,
+            row_mean=torch.stack(means, 1) if means else None,
+            salient=salient.nonzero()[:, 0] if has_residual else None,
+            residual_signs=residual.T.to(torch.int8).contiguous() if has_residual else None,
+            residual_scale=torch.stack([block.residual_scale for block in blocks], 1) if has_residual else None,
+            block_size=self.block_size or len(level),
+        )

@@ -17,16 +17,19 @@ class Target:
         metric: The objective's (width, width), positive semi-definite.
         inputs: S (width, width), the metric in which columns are salient: the objective's where it looks at the inputs,
             their second moment where it does not (weight alignment), as in BiLLM and ARB-LLM.
-        pivots: (width,) diagonal of U, the upper Cholesky factor of the layer's ``S⁻¹ = UᵀU``: one over the standard
-            deviation of a column's input given the later ones; None where nothing asks for it.
+        upper: U_bb (width, width), the block of the upper Cholesky factor of the layer's ``S⁻¹ = UᵀU``, S with its ridge.
+            ``1 / U_jj²`` is the variance of column j's input given the later columns.
+        variance: (width,) diagonal of the layer's ``S⁻¹``.
+        limits: (2, n_out) smallest and largest weight of each row of the whole layer.
     """
 
     weight: Tensor
     metric: Tensor
     inputs: Tensor
-    pivots: Tensor | None = None
+    upper: Tensor
+    variance: Tensor
+    limits: Tensor
 
     def to(self, dtype: torch.dtype) -> Target:
         """The same in another precision."""
-        tensors = {name: t.to(dtype) for name, t in vars(self).items() if t is not None}
-        return replace(self, **tensors)
+        return replace(self, **{name: tensor.to(dtype) for name, tensor in vars(self).items()})

@@ -37,7 +37,8 @@ class Alternating:
     ridge: float = 0.01
     passes: int = 0
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    blocks: ClassVar[tuple[type, ...]] = (Block,)
 
     def __post_init__(self) -> None:
         check_count("solver.iterations", self.iterations, 1)

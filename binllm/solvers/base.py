@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
-from binllm.binarization import Block
-from binllm.packing.code import BinaryCode
+from binllm.packing.protocol import Code
 from binllm.solvers.amp import AmpCounts
 from binllm.solvers.updates import BlockQuadratic
 
@@ -45,15 +44,18 @@ class Solution:
         recoveries: How often the ridge was raised.
         sweeps: Sweeps over the signs of the whole layer.
         amp: Counts of attention matrix preservation.
+        fed_back: ``Σ_b ||E_b||²``, energy of the errors that later columns were given, in units of their conditional
+            standard deviation: GPTQ's loss, twice what its code prints.
     """
 
-    code: BinaryCode
+    code: Code
     status: Status
     trace: list[float]
     ridge: float
     recoveries: int
     sweeps: int
     amp: AmpCounts = field(default_factory=AmpCounts)
+    fed_back: float = 0.0
 
 
 class Solver(Protocol):
@@ -64,6 +66,7 @@ class Solver(Protocol):
         ridge: Relative ridge of the metric's factor.
         passes: Further passes of block coordinate descent on the joint problem.
         sweeps: Sign sweeps over the whole layer, for the record.
+        blocks: Classes of blocks (`Binarization.block`) that it can work on.
     """
 
     @property
@@ -74,11 +77,13 @@ class Solver(Protocol):
     def passes(self) -> int: ...
     @property
     def sweeps(self) -> int: ...
+    @property
+    def blocks(self) -> tuple[type, ...]: ...
 
-    def fit(self, block: Block, quadratic: BlockQuadratic) -> None:
+    def fit(self, block: Any, quadratic: BlockQuadratic) -> None:
         """Improve a block's first code in place, in the greedy pass."""
         ...
 
-    def refine(self, block: Block, quadratic: BlockQuadratic) -> None:
+    def refine(self, block: Any, quadratic: BlockQuadratic) -> None:
         """Improve a block's code in place, in a further pass."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from binllm.binarization import Block
+from binllm.binarization import Block, Cells
 from binllm.registry import register
 from binllm.solvers.base import Feedback
 from binllm.solvers.checks import check_walk
@@ -24,15 +24,16 @@ class ClosedForm:
 
     version: ClassVar[int] = 1
     sweeps: ClassVar[int] = 0
+    blocks: ClassVar[tuple[type, ...]] = (Block, Cells)
 
     def __post_init__(self) -> None:
         check_walk(self.ridge, self.passes)
 
-    def fit(self, block: Block, quadratic: BlockQuadratic) -> None:
+    def fit(self, block: Block | Cells, quadratic: BlockQuadratic) -> None:
         """Row scales, then column scales."""
         recorded(update_row_scales, block, quadratic)
         recorded(update_column_scales, block, quadratic)
 
-    def refine(self, block: Block, quadratic: BlockQuadratic) -> None:
+    def refine(self, block: Block | Cells, quadratic: BlockQuadratic) -> None:
         """The same fit, to the other blocks' quantized values."""
         self.fit(block, quadratic)

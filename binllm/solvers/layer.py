@@ -6,6 +6,7 @@
         W*_later -= (W*_b - Ŵ_b) U_bb⁻¹ U_b,later
     for each pass, for each block b:
         fit Ŵ_b to the linear term T_b - Σ_{h≠b} Ŵ_h A_hb in the metric A_bb (coordinate descent on the joint problem)
+    Under GPTAQ's asymmetric calibration, with D = α(C - G) and P = striu(D Uᵀ) U, W_later += W_b P_b,later as well.
     Weight alignment has A = I but feeds errors back in the metric of the inputs. It has no joint problem to descend on: a
     pass would undo the feedback, so each block gets the passes' rounds inside the greedy pass.
 
@@ -17,23 +18,23 @@ minimiser of the quadratic given Ŵ_1 = 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from binllm.binarization import Block, Planes, Target
+from binllm.binarization import Binarization, Target
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
-from binllm.solvers.assemble import assemble
 from binllm.solvers.base import Feedback, Solution, Solver, Status
 from binllm.solvers.linear_algebra import Factor, factorise
-from binllm.solvers.updates import BlockQuadratic
+from binllm.solvers.updates import BlockQuadratic, Running
 
-Improvement = Callable[[Block, BlockQuadratic], None]
+Improvement = Callable[[Any, BlockQuadratic], None]
 
 
 @torch.no_grad()
-def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.dtype = torch.float32) -> Solution:
+def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype = torch.float32) -> Solution:
     """Quantize one weight matrix.
 
     Args:
@@ -61,24 +62,28 @@ def solve(problem: Problem, binarization: Planes, solver: Solver, dtype: torch.d
     status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
     if walk.counts.raised:
         status = Status.amp_raised
-    code = assemble(walk.blocks, binarization.block_size)
-    return Solution(code, status, trace, walk.factor.ridge, walk.factor.recoveries, solver.sweeps, walk.counts)
+    code = binarization.assemble(walk.blocks)
+    found = {"ridge": walk.factor.ridge, "recoveries": walk.factor.recoveries, "fed_back": walk.fed_back}
+    return Solution(code, status, trace, sweeps=solver.sweeps, amp=walk.counts, **found)
 
 
 class _Walk:
     """State of the walk: the running continuous weights, where finished blocks hold their quantized values."""
 
-    def __init__(self, problem: Problem, binarization: Planes, solver: Solver, dtype: torch.dtype):
+    def __init__(self, problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype):
         self.problem, self.binarization, self.solver, self.dtype = problem, binarization, solver, dtype
         self.factor: Factor = factorise(problem.feedback, solver.ridge)
+        self.upper: Tensor = self.factor.inverse_upper()
         self.dense: Tensor = self._minimiser()
         self.first = torch.zeros_like(self.dense)
-        self.blocks: list[Block] = []
+        self.blocks: list[Any] = []
         self.counts = AmpCounts()
+        self.fed_back = 0.0
         # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
         # feedback: the extra rounds are then spent inside the greedy pass.
         self.joint = problem.feedback_is_objective or solver.feedback is Feedback.none
-        width, n_in = binarization.block_size, problem.weight.shape[1]
+        n_in = problem.weight.shape[1]
+        width = binarization.block_size or n_in
         self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
 
     def _minimiser(self) -> Tensor:
@@ -93,37 +98,42 @@ class _Walk:
 
     def greedy(self) -> None:
         """One pass from left to right with error feedback."""
-        upper = self.factor.inverse_upper() if self.solver.feedback is not Feedback.none else None
+        variance, limits = self.upper.square().sum(0), torch.stack(self.problem.weight.aminmax(dim=1))
+        drift = None if self.problem.drift is None else torch.triu(self.problem.drift @ self.upper.T, 1) @ self.upper
         for span in self.spans:
-            target = self.dense[:, span].clone()
-            metric = self._block_metric(span, upper)
+            start = self.dense[:, span].clone()
+            metric = self._block_metric(span)
             # Which columns are salient is a question to the inputs, also where the objective does not see them.
             inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-            block = self.binarization.initialise(Target(target, metric, inputs).to(self.dtype))
+            target = Target(start, metric, inputs, self.upper[span, span], variance[span], limits).to(self.dtype)
+            block = self.binarization.initialise(target)
             self.first[:, span] = block.dense().T.double()
-            terms = (metric, target @ metric)
-            self._improve(self.solver.fit, block, span, terms)
+            running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
+            terms = (metric, start @ metric)
+            self._improve(self.solver.fit, block, span, terms, running)
             for _ in range(0 if self.joint else self.solver.passes):
-                self._improve(self.solver.refine, block, span, terms)
+                self._improve(self.solver.refine, block, span, terms, running)
             self.blocks.append(block)
-            if upper is not None:
-                self._feed_back(span, target - self.dense[:, span], upper)
+            if self.solver.feedback is not Feedback.none:
+                self._feed_back(span, start + running.correction().T.double() - self.dense[:, span])
+            if drift is not None:
+                self.dense[:, span.stop :] += running.weight.T.double() @ drift[span, span.stop :]
 
-    def _block_metric(self, span: slice, upper: Tensor | None) -> Tensor:
-        exact = self.solver.feedback is Feedback.exact and self.problem.feedback_is_objective
-        if upper is None or not exact:
+    def _block_metric(self, span: slice) -> Tensor:
+        if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
             return self.problem.objective.metric[span, span]
-        identity = torch.eye(span.stop - span.start, dtype=upper.dtype, device=upper.device)
-        inverse = torch.linalg.solve_triangular(upper[span, span], identity, upper=True)
+        identity = torch.eye(span.stop - span.start, dtype=self.upper.dtype, device=self.upper.device)
+        inverse = torch.linalg.solve_triangular(self.upper[span, span], identity, upper=True)
         return inverse @ inverse.T
 
-    def _feed_back(self, span: slice, error: Tensor, upper: Tensor) -> None:
-        later = slice(span.stop, None)
+    def _feed_back(self, span: slice, error: Tensor) -> None:
+        later, own = slice(span.stop, None), self.upper[span, span]
         if self.solver.feedback is Feedback.exact:
-            scaled = torch.linalg.solve_triangular(upper[span, span], error, upper=True, left=False)
+            scaled = torch.linalg.solve_triangular(own, error, upper=True, left=False)
         else:
-            scaled = error / upper[span, span].diagonal()
-        self.dense[:, later] -= scaled @ upper[span, later]
+            scaled = error / own.diagonal()
+        self.fed_back += float(scaled.square().sum())
+        self.dense[:, later] -= scaled @ self.upper[span, later]
 
     def descend(self) -> float:
         """One pass of block coordinate descent on the joint problem.
@@ -140,10 +150,16 @@ class _Walk:
             change += _difference(self.dense[:, span], old, terms)
         return change
 
-    def _improve(self, method: Improvement, block: Block, span: slice, terms: tuple[Tensor, Tensor]) -> None:
-        metric, linear = terms
-        quadratic = BlockQuadratic(metric.to(self.dtype), linear.T.to(self.dtype).contiguous(), self._guard(span))
-        method(block, quadratic)
+    def _improve(
+        self,
+        method: Improvement,
+        block: Any,
+        span: slice,
+        terms: tuple[Tensor, Tensor],
+        running: Running | None = None,
+    ) -> None:
+        metric, linear = (t.to(self.dtype) for t in terms)
+        method(block, BlockQuadratic(metric, linear.T.contiguous(), self._guard(span), running))
         self.dense[:, span] = block.dense().T.double()
         if not bool(torch.isfinite(self.dense[:, span]).all()):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")

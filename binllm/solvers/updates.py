@@ -8,12 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from binllm.binarization import Block
+from binllm.binarization import Block, Cells, Target
 from binllm.solvers.amp import Guard
+
+
+@dataclass
+class Running:
+    """The continuous weights of a block in the greedy pass, and what rounding one column does to the later ones.
+
+    Attributes:
+        weight: (width, n_out); a solver that rounds column by column leaves here what each column was when its turn came.
+        upper: U_bb (width, width), see `Target.upper`.
+        drift: P_bb (width, width) of GPTAQ, strictly upper triangular, or None.
+        columnwise: Set by a solver that applied ``drift`` inside the block.
+    """
+
+    weight: Tensor
+    upper: Tensor
+    drift: Tensor | None = None
+    columnwise: bool = False
+
+    @classmethod
+    def of(cls, target: Target, drift: Tensor | None) -> Running:
+        """The weights as they stand before the first column is rounded."""
+        return cls(target.weight.T.clone(memory_format=torch.contiguous_format), target.upper, drift)
+
+    def correction(self) -> Tensor:
+        """What the drift added inside the block (width, n_out)."""
+        if self.drift is None or not self.columnwise:
+            return torch.zeros_like(self.weight)
+        return self.drift.T @ self.weight
 
 
 @dataclass(frozen=True)
@@ -24,19 +53,27 @@ class BlockQuadratic:
         metric: A (width, width).
         linear: Tᵀ (width, n_out).
         guard: AMP, or None.
+        running: The continuous weights that the block stands for, in the greedy pass; None in a further pass.
     """
 
     metric: Tensor
     linear: Tensor
     guard: Guard | None = None
+    running: Running | None = None
 
-    def rows(self, block: Block) -> Tensor:
+    @property
+    def target(self) -> Tensor:
+        """The continuous weights (width, n_out) that the block stands for; in the greedy pass only."""
+        assert self.running is not None
+        return self.running.weight
+
+    def rows(self, block: Block | Cells) -> Tensor:
         """Each output row's value (n_out,), without the constant."""
         dense = block.dense()
         return ((self.metric @ dense - 2 * self.linear) * dense).sum(0)
 
 
-def recorded(update: Callable[[Block, BlockQuadratic], None], block: Block, quadratic: BlockQuadratic) -> None:
+def recorded(update: Callable[[Any, BlockQuadratic], None], block: Block | Cells, quadratic: BlockQuadratic) -> None:
     """Apply an update; under AMP, count it when the masked step raised the objective by more than rounding."""
     if quadratic.guard is None:
         update(block, quadratic)
@@ -51,7 +88,7 @@ def _damping(dtype: torch.dtype) -> float:
     return 10 * torch.finfo(dtype).eps
 
 
-def update_row_scales(block: Block, quadratic: BlockQuadratic) -> None:
+def update_row_scales(block: Block | Cells, quadratic: BlockQuadratic) -> None:
     """Jointly the row scales, the residual scale and the row mean: ``(P A Pᵀ) θ = P Tᵀ`` for every output row."""
     basis, old = block.basis()
     count = len(basis)
@@ -78,7 +115,7 @@ def _products(images: Tensor, basis: Tensor) -> Tensor:
     return system
 
 
-def update_column_scales(block: Block, quadratic: BlockQuadratic) -> None:
+def update_column_scales(block: Block | Cells, quadratic: BlockQuadratic) -> None:
     """``(A ∘ (EᵀE)) b = colsum(E ∘ T)``; PSD by the Schur product theorem, factored by Cholesky with a relative ridge."""
     if not block.scales_columns:
         return

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Peak:
     exact: bool = True
 
 
+_lock = threading.RLock()  # layers are fitted side by side
 _open: list[Peak] = []
 _process = Peak()
 
@@ -90,15 +92,16 @@ def measure_peak() -> Iterator[Peak]:
     Yields:
         The measurement; read it after the block.
     """
-    exact = _fold()
-    peak = Peak(exact=exact)
-    _open.append(peak)
+    with _lock:
+        peak = Peak(exact=_fold())
+        _open.append(peak)
     try:
         yield peak
     finally:
-        _fold()
-        # By identity: two measurements with equal numbers are equal dataclasses.
-        _open[:] = [other for other in _open if other is not peak]
+        with _lock:
+            _fold()
+            # By identity: two measurements with equal numbers are equal dataclasses.
+            _open[:] = [other for other in _open if other is not peak]
 
 
 def format_bytes(count: float) -> str:

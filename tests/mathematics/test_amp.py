@@ -21,10 +21,11 @@ from helpers import (
     random_block,
     run,
     sample,
+    target_of,
 )
 from torch import Tensor
 
-from binllm.binarization import Block, Planes, Target
+from binllm.binarization import Block, Planes
 from binllm.objectives import OutputAlign, Proposed
 from binllm.quadratic import Amp, AmpRule
 from binllm.solvers import Solver, Status
@@ -208,9 +209,7 @@ def test_levels_are_filtered_as_the_rule_says_with_the_gradient_of_the_moment(
 def toy(sign: int, scale: float, linear: float, pull: float, rule: AmpRule) -> tuple[Block, BlockQuadratic]:
     """One entry ``scale · sign``, objective ``Ŵ² - 2 linear Ŵ``, and a constant gradient ``2 pull`` of L_AMP."""
     planes = Planes(block_size=1, column_scale=False)
-    block = planes.initialise(
-        Target(torch.tensor([[float(sign)]]).double(), torch.eye(1).double(), torch.eye(1).double())
-    )
+    block = planes.initialise(target_of(torch.tensor([[float(sign)]]).double(), torch.eye(1).double()))
     block.row_scale = torch.tensor([[scale]]).double()
     guard = Guard(rule, torch.zeros(1, 1).double(), torch.tensor([[pull]]).double(), AmpCounts())
     return block, BlockQuadratic(torch.eye(1).double(), torch.tensor([[linear]]).double(), guard)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import BINARIZATIONS, BLOCK, OBJECTIVES, SOLVERS, Sample, dense, pairs, run, sample
+from helpers import ALL_SOLVERS, BINARIZATIONS, BLOCK, OBJECTIVES, SOLVERS, Sample, dense, pairs, run, sample
 from torch import Tensor
 
 from binllm.binarization import Block, Planes, Target
@@ -31,6 +31,9 @@ class Recorder:
     def block_size(self) -> int:
         return self.inner.block_size
 
+    def assemble(self, blocks: list[Block]) -> Any:
+        return self.inner.assemble(blocks)
+
     def initialise(self, target: Target) -> Block:
         self.targets.append(target.weight.clone())
         self.metrics.append(target.metric.clone())
@@ -42,7 +45,11 @@ def walk(layer: Sample, objective: str, binarization: str, solver: Any) -> tuple
     """The greedy pass only."""
     recorder = Recorder(BINARIZATIONS[binarization])
     problem = layer.problem(OBJECTIVES[objective])
-    return problem, run(problem, recorder, replace(solver, passes=0)), recorder  # type: ignore[arg-type]
+    return problem, run(problem, recorder, greedy_only(solver)), recorder  # type: ignore[arg-type]
+
+
+def greedy_only(solver: Any) -> Any:
+    return replace(solver, passes=0) if "passes" in {one.name for one in fields(solver)} else solver
 
 
 def with_ridge(problem: Problem, ridge: float) -> tuple[Tensor, Tensor]:
@@ -58,7 +65,7 @@ def solve_right(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def cases(feedback: Feedback) -> list[tuple[str, ...]]:
-    solvers = {name: solver for name, solver in SOLVERS.items() if solver.feedback is feedback}
+    solvers = {name: solver for name, solver in ALL_SOLVERS.items() if solver.feedback is feedback}
     return pairs(OBJECTIVES, solvers, BINARIZATIONS)
 
 
@@ -67,7 +74,7 @@ def test_after_exact_feedback_later_columns_minimise_the_quadratic_given_the_ear
     objective: str, binarization: str, solver: str
 ) -> None:
     layer = sample(KIND)
-    problem, solution, seen = walk(layer, objective, binarization, SOLVERS[solver])
+    problem, solution, seen = walk(layer, objective, binarization, ALL_SOLVERS[solver])
     (metric, linear), done = with_ridge(problem, solution.ridge), dense(solution)
     assert len(seen.targets) == 3
     for number, target in enumerate(seen.targets):
@@ -90,7 +97,7 @@ def test_diagonal_feedback_is_the_literal_loop_of_the_published_code(
     objective: str, binarization: str, solver: str
 ) -> None:
     layer = sample(KIND)
-    problem, solution, seen = walk(layer, objective, binarization, SOLVERS[solver])
+    problem, solution, seen = walk(layer, objective, binarization, ALL_SOLVERS[solver])
     (metric, linear), quantized = with_ridge(problem, solution.ridge), dense(solution)
     n_in = len(metric)
     upper = torch.linalg.cholesky(torch.linalg.inv(metric), upper=True)
@@ -112,7 +119,7 @@ def test_without_feedback_every_block_is_fitted_to_the_unconstrained_minimiser(
     objective: str, binarization: str, solver: str
 ) -> None:
     layer = sample(KIND)
-    problem, solution, seen = walk(layer, objective, binarization, SOLVERS[solver])
+    problem, solution, seen = walk(layer, objective, binarization, ALL_SOLVERS[solver])
     metric, linear = with_ridge(problem, solution.ridge)
     torch.testing.assert_close(torch.cat(seen.targets, 1), solve_right(linear, metric), rtol=1e-8, atol=1e-8)
 

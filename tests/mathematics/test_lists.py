@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import BINARIZATIONS, OBJECTIVES, SOLVERS
+from helpers import ALL_SOLVERS, BINARIZATIONS, OBJECTIVES, PUBLISHED, SOLVERS
 
 from binllm.quadratic import AmpRule
 from binllm.registry import REGISTRY
@@ -12,7 +12,12 @@ from binllm.statistics import TokenWeights
 
 
 @pytest.mark.parametrize(
-    ("group", "listed"), [("objective", OBJECTIVES), ("binarization", BINARIZATIONS), ("solver", SOLVERS)]
+    ("group", "listed"),
+    [
+        ("objective", OBJECTIVES),
+        ("binarization", BINARIZATIONS | {k: b for k, (b, _) in PUBLISHED.items()}),
+        ("solver", ALL_SOLVERS | {k: s for k, (_, s) in PUBLISHED.items()}),
+    ],
 )
 def test_every_registered_class_is_listed(group: str, listed: dict) -> None:
     registered = {cls for cls in REGISTRY[group].values() if cls.__module__.startswith("binllm.")}

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import BINARIZATIONS, OBJECTIVES, SOLVERS, Sample, dense, pairs, run, sample
+from helpers import BINARIZATIONS, OBJECTIVES, SOLVERS, Sample, dense, pairs, run, sample, target_of
 
-from binllm.binarization import Target
 from binllm.objectives import OutputAlign
 from binllm.plan import Plan
 from binllm.quadratic import relative_error
@@ -123,7 +122,7 @@ def test_a_pivot_at_rounding_level_is_a_failed_factorisation() -> None:
 @pytest.mark.parametrize("binarization", BINARIZATIONS)
 def test_a_block_without_input_starts_with_the_size_of_its_weights(binarization: str) -> None:
     weight = sample("narrow").weight
-    block = BINARIZATIONS[binarization].initialise(Target(weight, *[torch.zeros(5, 5).double()] * 2))
+    block = BINARIZATIONS[binarization].initialise(target_of(weight, torch.zeros(5, 5).double()))
     size = weight.abs().mean(1)
     assert bool((block.row_scale > 0.1 * size).all())
     assert bool((block.row_scale < 5 * size).all())

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import BINARIZATIONS, SOLVERS, Sample, run, sample
+from helpers import BINARIZATIONS, SOLVERS, Sample, run, sample, target_of
 
-from binllm.binarization import Target
 from binllm.objectives import WeightAlign
 
 N_IN = 23
@@ -40,7 +39,7 @@ def test_salient_columns_are_those_with_the_most_weighted_energy() -> None:
     source = layer(0)
     for diagonal in (torch.ones(N_IN).double(), torch.linspace(3, 0.01, N_IN).double()):
         target = source.weight.repeat(1, 2)[:, :N_IN]
-        block = planes.initialise(Target(target, torch.eye(N_IN).double(), torch.diag(diagonal)))
+        block = planes.initialise(target_of(target, torch.eye(N_IN).double(), torch.diag(diagonal)))
         size = (target.square().sum(0) * diagonal).tolist()
         wanted = sorted(range(N_IN), key=lambda j: -size[j])[: planes.salient_columns]
         assert sorted(block.salient.nonzero()[:, 0].tolist()) == sorted(wanted)

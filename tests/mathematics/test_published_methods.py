@@ -1,0 +1,73 @@
+"""Laws of the published methods' binarizations, whatever a block is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import PUBLISHED, Kind, Sample, generator, sample
+from torch import Tensor
+
+from binllm.objectives import Objective, OutputAlign, WeightAlign
+from binllm.plan import Plan
+from binllm.solvers import Solution, solve
+
+LAYER = sample(Kind(6, 44, 60))
+OBJECTIVES: dict[str, Objective] = {"weight_align": WeightAlign(), "output_align": OutputAlign(alpha=0.25)}
+methods = pytest.mark.parametrize("method", PUBLISHED)
+objectives = pytest.mark.parametrize("objective", OBJECTIVES)
+
+
+def solution(layer: Sample, method: str, objective: str) -> Solution:
+    binarization, solver = PUBLISHED[method]
+    plan = Plan(OBJECTIVES[objective], binarization, solver)
+    problem = plan.problem(plan.objective, layer.weight, layer.statistics())
+    return solve(problem, binarization, solver, torch.float64)
+
+
+def dense(layer: Sample, method: str, objective: str) -> Tensor:
+    return solution(layer, method, objective).code.dense(torch.float64)
+
+
+@objectives
+@methods
+def test_the_code_stands_for_what_the_walk_ended_with(method: str, objective: str) -> None:
+    found = solution(LAYER, method, objective)
+    problem = Plan(OBJECTIVES[objective], *PUBLISHED[method]).problem(
+        OBJECTIVES[objective], LAYER.weight, LAYER.statistics()
+    )
+    value = problem.objective.value(found.code.validate().dense(torch.float64))
+    assert value == pytest.approx(found.trace[-1], rel=1e-9)
+
+
+@objectives
+@pytest.mark.parametrize("method", [name for name in PUBLISHED if not name.startswith("hbllm")])  # which pairs rows
+def test_output_rows_may_be_permuted(method: str, objective: str) -> None:
+    order = torch.randperm(len(LAYER.weight), generator=generator(3))
+    permuted = replace(LAYER, weight=LAYER.weight[order])
+    torch.testing.assert_close(dense(permuted, method, objective), dense(LAYER, method, objective)[order])
+
+
+@objectives
+@methods
+def test_weights_and_inputs_may_be_scaled(method: str, objective: str) -> None:
+    """Upwards: the published fits add 1e-8 to denominators."""
+    scaled = Sample(LAYER.weight * 30, LAYER.x * 300, LAYER.x_hat * 300)
+    wanted = dense(LAYER, method, objective) * 30
+    torch.testing.assert_close(dense(scaled, method, objective), wanted, rtol=1e-5, atol=1e-5)
+
+
+@methods
+def test_quantized_weights_are_closer_than_nothing(method: str) -> None:
+    """On weights without outliers: nearer to W than zero is, in the metric of the inputs."""
+    error = LAYER.weight - dense(LAYER, method, "weight_align")
+    gram = LAYER.statistics().gram
+    assert float((error @ gram * error).sum()) < 0.7 * float((LAYER.weight @ gram * LAYER.weight).sum())
+
+
+@methods
+def test_bits_are_those_of_the_stored_tensors(method: str) -> None:
+    code = solution(LAYER, method, "weight_align").code.stored()
+    stored = sum(8 * t.numel() * t.itemsize for t in code.pack().values())
+    assert code.spec().bits().linear_bits == stored
