@@ -17,8 +17,8 @@ from binllm.statistics import Statistics
 class AsymmetricRule(Enum):
     """How a layer makes up for the drift of its inputs, besides its objective.
 
-    ``none``: not at all. ``qep``: it is fitted to ``W + α W (C - G) G⁻¹`` instead of W (2504.09629). ``gptaq``: the strictly upper
-    triangular part of that correction is added while errors are fed back (2504.02692, whose code has α = 0.25)."""
+    ``none``: not at all. ``qep``: it is fitted to ``W + α W (C - G) G⁻¹`` instead of W (2504.09629). ``gptaq``: the strictly
+    upper triangular part of that correction is added while errors are fed back (2504.02692, whose code has α = 0.25)."""
 
     none = "none"
     qep = "qep"

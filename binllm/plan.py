@@ -11,7 +11,7 @@ from binllm.asymmetric import Asymmetric
 from binllm.binarization import Binarization
 from binllm.errors import bad_value
 from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to
-from binllm.quadratic import Problem
+from binllm.quadratic import AmpRule, Problem
 from binllm.registry import REGISTRY
 from binllm.solvers import Solver
 from binllm.statistics import Statistics
@@ -83,6 +83,13 @@ class Plan:
         if not issubclass(kind, self.solver.blocks):
             fitting = sorted(one for one, solver in REGISTRY["solver"].items() if issubclass(kind, solver.blocks))
             raise bad_value("solver", self.solver.name, f"a solver that fits binarization {name}: {', '.join(fitting)}")
+
+        for key, objective in (("objective", self.objective), ("elsewhere", self.elsewhere)):
+            rule = getattr(objective, "amp_rule", AmpRule.off)
+            if rule is not AmpRule.off and not getattr(self.solver, "masks_updates", False):
+                raise bad_value(
+                    f"{key}.amp_rule", rule.value, f"off with solver {self.solver.name}, whose updates it cannot mask"
+                )
 
     def objective_of(self, role: str, is_last: bool) -> Objective:
         """The objective of a layer."""

@@ -93,7 +93,17 @@ def build(config: Any) -> Any:
         BinllmError: A value is not allowed, or a key was added that nothing reads.
     """
     _check_keys(config, "")
+    if OmegaConf.get_type(config) is RunConfig:
+        _check_elsewhere(config)
     return OmegaConf.to_object(config)
+
+
+def _check_elsewhere(config: DictConfig) -> None:
+    """Build the other layers' objective by itself: an objective does not know under which key it was written."""
+    try:
+        OmegaConf.to_object(config.elsewhere)
+    except BinllmError as error:
+        raise BinllmError(str(error).replace("objective.", "elsewhere.", 1)) from error
 
 
 def _check_keys(node: DictConfig, prefix: str) -> None:

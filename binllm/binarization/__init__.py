@@ -10,4 +10,15 @@ from binllm.binarization.planes import Planes
 from binllm.binarization.target import Target
 from binllm.binarization.uniform import Uniform
 
-__all__ = ["Binarization", "Block", "Cells", "Columnwise", "Haar", "Partial", "Partition", "Planes", "Target", "Uniform"]
+__all__ = [
+    "Binarization",
+    "Block",
+    "Cells",
+    "Columnwise",
+    "Haar",
+    "Partial",
+    "Partition",
+    "Planes",
+    "Target",
+    "Uniform",
+]

@@ -80,15 +80,13 @@ class Partial:
         count = max(1, round(self.share * w.numel()))
         salient = torch.zeros_like(w, dtype=torch.bool)
         salient.flatten()[importance.flatten().topk(count).indices] = True
-        scale, zero = grid(*target.limits, LEVEL_BITS)
+        scale, zero = grid(target.limits[0], target.limits[1], LEVEL_BITS)
         fine = UniformBlock(torch.zeros_like(w), scale, zero, 2**LEVEL_BITS - 1)
         fine.level = (torch.round(w / scale) + zero).clamp_(0, fine.top)
         plain = (~salient).to(w.dtype)
         number = plain.sum(0).clamp_min(1)
         mean = (w * plain).sum(0) / number
-        return PartialBlock(
-            salient, fine, _signs(w - mean), mean, scale=((w - mean).abs() * plain).sum(0) / number
-        )
+        return PartialBlock(salient, fine, _signs(w - mean), mean, scale=((w - mean).abs() * plain).sum(0) / number)
 
     def assemble(self, blocks: list[PartialBlock]) -> PartialCode:
         """The code of the layer."""

@@ -1,4 +1,4 @@
-"""The partition of BiLLM (2402.04291) and ARB-LLM (2410.03129): salient columns with two planes, the rest in two magnitude groups.
+"""The partition of BiLLM (2402.04291) and ARB-LLM (2410.03129): salient columns with two planes, the rest in two groups.
 
     M = salience map of the block's running weights
     salient columns: the count whose two parts, binarized with two planes each, leave the least error
@@ -32,7 +32,7 @@ SALIENT_FIT_ROUNDS = 15  # of the salient part, where the split of the others is
 
 
 class Scored(Enum):
-    """Whose binarization error a search compares: that of the salience map (the published code), or of the weights (the papers)."""
+    """Whose binarization error a search compares: that of the salience map (published code), or of the weights (papers)."""
 
     map = "map"
     weights = "weights"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from binllm.binarization.block import Block
-from binllm.binarization.target import Target
 from binllm.binarization.checks import check_block_size
+from binllm.binarization.target import Target
 from binllm.errors import bad_value
 from binllm.packing.code import BinaryCode
 from binllm.registry import register

@@ -10,8 +10,8 @@ from binllm.binarization.target import Target
 
 
 class Salience(Enum):
-    """``magnitude``: w. ``hessian``: ``w² / U_jj²``, the code of BiLLM, ARB-LLM and PB-LLM, with U_jj² the variance of input j
-    given the later ones, inverted. ``hessian_paper``: ``w² / [S⁻¹]_jj²``, as their papers print it."""
+    """``magnitude``: w. ``hessian``: ``w² / U_jj²``, the code of BiLLM, ARB-LLM and PB-LLM, with 1/U_jj² the variance of
+    input j given the later ones. ``hessian_paper``: ``w² / [S⁻¹]_jj²``, as their papers print it."""
 
     magnitude = "magnitude"
     hessian = "hessian"
@@ -21,8 +21,8 @@ class Salience(Enum):
 def salience_map(salience: Salience, target: Target) -> Tensor:
     """The map (n_out, width); signed for ``magnitude``, otherwise not negative.
 
-    Differs between code and paper: BiLLM (2402.04291) prints ``w² / [H⁻¹]_jj²``; its code has the Cholesky factor of H⁻¹ in H's
-    place, so that ``U_jj²`` is compared, one power less and of the columns that are not quantized yet.
+    Differs between code and paper: BiLLM (2402.04291) prints ``w² / [H⁻¹]_jj²``; its code has the Cholesky factor of H⁻¹ in
+    H's place, so that ``U_jj²`` is compared, one power less and of the columns that are not quantized yet.
     """
     if salience is Salience.magnitude:
         return target.weight

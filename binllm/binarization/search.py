@@ -200,11 +200,7 @@ def _first_least(errors: Errors, count: int, like: Tensor, floor: float) -> int:
         floor: What rounding in float32 can move an error by besides `NEAR`.
     """
     candidates: Sequence[int] = range(count)
-    if (
-        like.dtype == torch.float32
-        and like.device.type == "cpu"
-        and torch.get_float32_matmul_precision() == "highest"
-    ):
+    if like.dtype == torch.float32 and like.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest":
         rough = errors(candidates, torch.float32)
         candidates = (~(rough > rough.min() * (1 + NEAR) + floor)).nonzero()[:, 0].tolist()
         if len(candidates) == 1:

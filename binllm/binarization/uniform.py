@@ -1,4 +1,4 @@
-"""A uniform grid of a few bits in each row and block of columns (round to nearest, GPTQ): the anchor of the 1-bit methods."""
+"""A uniform grid of a few bits in each row and block of columns (GPTQ): the anchor of the 1-bit methods."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class Alternating:
     passes: int = 0
 
     version: ClassVar[int] = 2
+    masks_updates: ClassVar[bool] = True
     blocks: ClassVar[tuple[type, ...]] = (Block,)
 
     def __post_init__(self) -> None:

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from binllm.binarization.cell_fits import fit_alternating, fit_row_column, refit_to_inputs
 from binllm.binarization.cells import Cells
 from binllm.registry import register
 from binllm.solvers.base import Feedback
 from binllm.solvers.checks import check_count, check_walk
-from binllm.binarization.cell_fits import fit_alternating, fit_row_column, refit_to_inputs
 from binllm.solvers.updates import BlockQuadratic, recorded, update_row_scales
 
 

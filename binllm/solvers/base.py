@@ -62,13 +62,18 @@ class Solver(Protocol):
     """The interface: options of the walk over blocks, and a fit of one block.
 
     Attributes:
+        name: Label in records.
         feedback: Error feedback between blocks.
         ridge: Relative ridge of the metric's factor.
         passes: Further passes of block coordinate descent on the joint problem.
         sweeps: Sign sweeps over the whole layer, for the record.
         blocks: Classes of blocks (`Binarization.block`) that it can work on.
+
+    A solver whose updates ask the guard of attention matrix preservation says so by ``masks_updates = True``.
     """
 
+    @property
+    def name(self) -> str: ...
     @property
     def feedback(self) -> Feedback: ...
     @property

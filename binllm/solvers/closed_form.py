@@ -24,6 +24,7 @@ class ClosedForm:
 
     version: ClassVar[int] = 1
     sweeps: ClassVar[int] = 0
+    masks_updates: ClassVar[bool] = True
     blocks: ClassVar[tuple[type, ...]] = (Block, Cells)
 
     def __post_init__(self) -> None:

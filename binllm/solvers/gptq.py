@@ -5,8 +5,8 @@
         W_later -= U_k,later (W_k - Ŵ_k) / U_kk          A⁻¹ = UᵀU
         W_later += P_k,later W_k                          (GPTAQ only; 2504.02692)
 
-The levels stay those of the binarization's first code. Between blocks the walk does the same with whole blocks, so block size
-changes the levels' scales but not the rounding.
+The levels stay those of the binarization's first code. Between blocks the walk does the same with whole blocks, so the size
+of blocks changes the levels' scales but not the rounding.
 """
 
 from __future__ import annotations

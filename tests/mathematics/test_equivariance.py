@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import BINARIZATIONS, OBJECTIVES, ALL_SOLVERS, Kind, Sample, dense, generator, pairs, run, sample
+from helpers import ALL_SOLVERS, BINARIZATIONS, OBJECTIVES, Kind, Sample, dense, generator, pairs, run, sample
 from torch import Tensor
 
 from binllm.binarization import Planes

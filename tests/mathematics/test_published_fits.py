@@ -12,10 +12,10 @@ from golden import load
 from helpers import generator, normal
 from torch import Tensor
 
+from binllm.binarization.cell_fits import fit_alternating, fit_moments, fit_row_column, nearest_signs, refit_to_inputs
 from binllm.binarization.cells import Cells
 from binllm.errors import BinllmError
 from binllm.solvers.arb import Arb
-from binllm.binarization.cell_fits import fit_alternating, fit_moments, fit_row_column, nearest_signs, refit_to_inputs
 from binllm.solvers.updates import BlockQuadratic, Running, update_column_scales, update_row_scales
 
 TENSORS, CASES = load("binarizers")
