@@ -62,6 +62,7 @@ BINARIZATIONS: dict[str, Planes] = {
 # What published methods besides need of a block: for the laws that hold whatever a block is made of.
 PUBLISHED: dict[str, tuple[Binarization, Solver]] = {
     "gptq": (Uniform(bits=2, block_size=BLOCK), Gptq()),
+    "gptq_clipped": (Uniform(bits=2, block_size=BLOCK, clip=True), Gptq()),
     "round_to_nearest": (Uniform(bits=3, block_size=None), Rounding()),
     "pb_llm": (Partial(block_size=BLOCK), Gptq()),
     "pb_llm_magnitude": (Partial(salience=Salience.magnitude, share=0.3, block_size=BLOCK), Gptq()),

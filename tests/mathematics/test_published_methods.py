@@ -9,6 +9,7 @@ import torch
 from helpers import PUBLISHED, Kind, Sample, generator, sample
 from torch import Tensor
 
+from binllm.binarization.uniform import clipped_grid, grid
 from binllm.objectives import Objective, OutputAlign, WeightAlign
 from binllm.plan import Plan
 from binllm.solvers import Solution, solve
@@ -71,3 +72,15 @@ def test_bits_are_those_of_the_stored_tensors(method: str) -> None:
     code = solution(LAYER, method, "weight_align").code.stored()
     stored = sum(8 * t.numel() * t.itemsize for t in code.pack().values())
     assert code.spec().bits().linear_bits == stored
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_clipped_grid_leaves_no_more_error_than_the_full_one(bits: int) -> None:
+    weight = torch.randn(64, 7, generator=generator(0), dtype=torch.float64) ** 3
+    low, high = weight.aminmax(dim=0)
+    errors = []
+    for scale, zero in (grid(low, high, bits), clipped_grid(weight, low, high, bits)):
+        level = (torch.round(weight / scale) + zero).clamp(0, 2**bits - 1)
+        errors.append(((level - zero) * scale - weight).abs().pow(2.4).sum(0))
+    assert bool((errors[1] <= errors[0]).all())
+    assert float(errors[1].sum()) < 0.97 * float(errors[0].sum())

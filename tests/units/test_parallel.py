@@ -1,0 +1,42 @@
+"""Layers side by side: the same results in the same order, on one thread each."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from binllm.parallel import side_by_side
+
+
+def test_results_come_in_order_from_calls_that_overlap() -> None:
+    """Each call waits for the other: one after the other they would never end."""
+    both = threading.Barrier(2, timeout=20)
+
+    def call(item: int) -> tuple[int, int, bool]:
+        both.wait()
+        return item, torch.get_num_threads(), torch.is_grad_enabled()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert side_by_side(call, [3, 1]) == [(3, 1, False), (1, 1, False)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_threads_calls_follow_each_other() -> None:
+    seen: list[tuple[int, int]] = []
+    side_by_side(lambda item: seen.append((item, threading.get_ident())), [2, 1], threaded=False)
+    assert seen == [(2, threading.get_ident()), (1, threading.get_ident())]
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_an_error_reaches_the_caller(threaded: bool) -> None:
+    def fail(item: int) -> None:
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 1"):
+        side_by_side(fail, [1, 2], threaded)
