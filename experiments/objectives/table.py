@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ from pathlib import Path
 from binllm.errors import BinllmError, bad_value
 from binllm.tracking.atomic import write_text
 from binllm.tracking.memory import format_bytes
-from binllm.tracking.records import Provenance
-from experiments.objectives.runs import Row, Run, Table, read_run, select, tables_of
+from experiments.common.markdown import grid, made_by, number, protocol_lines, replace_between
+from experiments.common.runs import Run, read_run, select
+from experiments.objectives.runs import Row, Table, tables_of
 
 BEGIN, END = "<!-- table: objectives -->", "<!-- end table -->"
 TEXT = ("run", "target", "α", "λ", "roles", "AMP")
@@ -45,14 +45,12 @@ def render(table: Table, command: str) -> str:
     if differing:
         for cells, other in zip(lines, ["-", *(_other(row, differing) for row in table)], strict=True):
             cells.append(other)
-    rule = ["---:" if heading in NUMBERS else "---" for heading in headings]
-    grid = ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *lines)]
-    return "\n".join([_caption(table, command), "", *grid]) + "\n"
+    return f"{_caption(table, command)}\n\n{grid(headings, lines, NUMBERS)}\n"
 
 
 def _full_precision(table: Table) -> list[str]:
     peaks = [run.record.phase_peak_memory_bytes.get("full_precision", 0) for row in table for run in row]
-    perplexity = _number([table[0][0].full_precision.perplexity])
+    perplexity = number([table[0][0].full_precision.perplexity])
     return ["full precision", *["-"] * 5, perplexity, *["-"] * 3, format_bytes(max(peaks))]
 
 
@@ -68,19 +66,12 @@ def _cells(row: Row) -> list[str]:
         *("-" if value is None else f"{value:g}" for value in (alpha, shrinkage)),
         ", ".join(settings["objective.roles"]),
         "off" if rule is False else str(rule),  # YAML 1.1 reads an unquoted off as false
-        _number([run.quantized.perplexity for run in row]),
+        number([run.quantized.perplexity for run in row]),
         f"{bits.nominal:.3f}",
         f"{bits.linear:.3f}",
         f"{statistics.fmean(run.record.seconds['quantize'] for run in row):.0f}",
         format_bytes(max(run.record.phase_peak_memory_bytes["quantize"] for run in row)),
     ]
-
-
-def _number(values: Sequence[float]) -> str:
-    mean = statistics.fmean(values)
-    digits = 2 if mean < 1000 else 0
-    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 and math.isfinite(mean) else ""
-    return f"{mean:,.{digits}f}{spread}"
 
 
 def _differing(table: Table) -> list[str]:
@@ -97,46 +88,20 @@ def _other(row: Row, differing: Sequence[str]) -> str:
 
 
 def _caption(table: Table, command: str) -> str:
-    first = table[0][0]
-    settings, differing = first.settings, _differing(table)
-    keys = sorted({one.definition for run in table[0] for one in (run.full_precision, run.quantized)})
+    settings, differing = table[0][0].settings, _differing(table)
+    runs = [run for row in table for run in row]
+    measured, calibrated = protocol_lines(runs)
     seeds = ", ".join(str(run.seed) for run in table[0])
     several = " (mean ± sample standard deviation)" if len(table[0]) > 1 else ""
     common = [f"{label} `{settings[key]}`" for label, key in CAPTIONED.items() if key not in differing]
-    machines = sorted({_machine(run.provenance) for row in table for run in row})
-    codes = sorted({_code(run.provenance) for row in table for run in row})
     parts = [
-        f"**{settings['model.name']}** in {settings['model.dtype']}; token perplexity by the definition"
-        f" `{'`, `'.join(keys)}` ({first.quantized.tokens} predicted tokens);",
-        f"calibration {settings['dataset.sequences']} x {settings['dataset.length']} tokens of"
-        f" `{settings['dataset.corpus']}/{settings['dataset.split']}`, seed {seeds}{several}.",
+        measured,
+        f"{calibrated}, seed {seeds}{several}.",
         f"The same in every row: {', '.join(common)}." if common else "",
         "Stored bits: per weight of the quantized layers, with all scales, bitmaps and indices.",
-        f"Made by `{command}` on {'; '.join(machines)}; code {', '.join(codes)}.",
+        made_by(command, runs),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _machine(provenance: Provenance) -> str:
-    return f"{provenance.device}, {provenance.threads} threads"
-
-
-def _code(provenance: Provenance) -> str:
-    if provenance.git_commit is None:
-        return f"binllm {provenance.versions.get('binllm', 'unknown')}"
-    return provenance.git_commit[:12] + (" with changes" if provenance.git_dirty else "")
-
-
-def replace_between(text: str, table: str, where: Path) -> str:
-    """Put a table between the two markers of a document.
-
-    Raises:
-        BinllmError: The markers are not there once each, in order.
-    """
-    begin, end = text.find(BEGIN), text.find(END)
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise BinllmError(f"{where}: needs the lines {BEGIN} and {END} once each, in this order")
-    return text[: begin + len(BEGIN)] + "\n" + table + text[end:]
 
 
 def make_table(results: Path, only: Sequence[str], command: str) -> str:
@@ -169,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         table = make_table(options.results, options.only, options.command)
         if options.readme is not None:
-            text = options.readme.read_text(encoding="utf-8")
-            write_text(options.readme, replace_between(text, table, options.readme))
+            write_text(options.readme, replace_between(options.readme, (BEGIN, END), table))
         out = options.results / "tables" / "objectives.md"
         out.parent.mkdir(exist_ok=True)
         write_text(out, table)

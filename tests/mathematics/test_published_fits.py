@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
-from golden import load
 from helpers import generator, normal
 from torch import Tensor
 
 from binllm.binarization.cell_fits import fit_alternating, fit_moments, fit_row_column, nearest_signs, refit_to_inputs
 from binllm.binarization.cells import Cells
 from binllm.errors import BinllmError
+from binllm.golden.binarizers import BinarizerCheck
+from binllm.golden.files import Case, GoldenFile
+from binllm.golden.outcome import Verdict
 from binllm.solvers.arb import Arb
 from binllm.solvers.updates import BlockQuadratic, Running, update_column_scales, update_row_scales
 
-TENSORS, CASES = load("binarizers")
+GOLDEN = GoldenFile.read(Path(__file__).parent.parent / "golden" / "binarizers.safetensors")
 ORDERS = (1, 1, 2, 2)
 
 
@@ -52,21 +56,13 @@ def by_cell(cells: Cells, error: Tensor, metric: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("case", CASES)
-def test_a_fit_equals_the_published_code(case: str, dtype: torch.dtype) -> None:
-    """The mask is the first cell; what the second one gets does not matter."""
-    about, rule = CASES[case], case.split("_")[0]
-    x, mask, gram = TENSORS[about["x"]], TENSORS[about["mask"]], TENSORS[about["x"].replace(".x", ".S")]
-    orders = (about["args"]["order"], 1)
-    cells = Cells.blank((1 - mask).T.contiguous(), orders, dtype, column_scales=rule == "arbrc")
-    fit(rule, cells, x.T.to(dtype), gram.to(dtype))
-
-    dense = cells.dense().T.double() * mask
-    far = (dense - TENSORS[f"out.{case}"]).abs() > (1e-4 if rule == "arbx" else 1e-5) * x.abs().max()
-    assert float(far.double().mean()) <= 1e-3
-    error = (x - dense) * mask
-    assert float(error.square().sum()) == pytest.approx(about["sse_inside_mask"], rel=1e-5)
-    assert float((error @ gram.double() * error).sum()) == pytest.approx(about["gram_error"], rel=1e-5)
+@pytest.mark.parametrize("case", GOLDEN.cases.values(), ids=lambda case: case.name)
+def test_a_fit_equals_the_published_code(case: Case, dtype: torch.dtype) -> None:
+    check = BinarizerCheck.of(case)
+    assert check.gram is not None
+    assert set(check.scalars) == {"sse_inside_mask", "gram_error"}
+    outcome = replace(check, x=check.x.to(dtype), gram=check.gram.to(dtype)).run()
+    assert outcome.verdict is Verdict.passed, str(outcome)
 
 
 def test_moments_of_a_row_by_hand() -> None:

@@ -6,27 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_runs import bits_record, perplexity, write_run
 from omegaconf import OmegaConf
 
-from binllm.tracking.atomic import write_json, write_text
-from binllm.tracking.records import (
-    BitsRecord,
-    PerplexityRecord,
-    Provenance,
-    ResultsRecord,
-    RunRecord,
-    RunStatus,
-)
+from binllm.tracking.atomic import write_text
+from binllm.tracking.records import RunStatus
 from experiments.objectives.table import BEGIN, END, main
 
 TEST = "wikitext2/test/window=512/stride=512/windows=20/bos=none/gptq"
 VALID = "wikitext2/valid/window=512/stride=512/windows=20/bos=none/gptq"
-
-
-def perplexity(value: float, definition: str) -> PerplexityRecord:
-    return PerplexityRecord(
-        perplexity=value, definition=definition, windows=20, tokens=10220, nll_mean=1.0, seconds=1.0
-    )
 
 
 def make_run(
@@ -56,38 +44,8 @@ def make_run(
     for key, value in settings.items():
         OmegaConf.update(node := OmegaConf.create(config), key.replace("__", "."), value)
         config = OmegaConf.to_container(node)  # type: ignore[assignment]
-    folder = results / f"run-{sum(1 for _ in results.iterdir()):03d}"
-    folder.mkdir()
-    record = RunRecord(
-        run_id=folder.name,
-        status=status,
-        results=ResultsRecord(full_precision=perplexity(full, definition), quantized=perplexity(quantized, definition)),
-        bits=BitsRecord(
-            nominal=1.047,
-            payload=1.1,
-            linear=2.483,
-            model=5.0,
-            payload_bytes=1,
-            linear_bytes=2,
-            model_bytes=3,
-        ),
-        provenance=Provenance(
-            git_commit="0123456789abcdef",
-            git_dirty=False,
-            versions={"binllm": "0.1.0"},
-            platform="Linux",
-            cpu="a CPU",
-            device="a CPU",
-            threads=2,
-            seeds={"seed": 0},
-            calibration_hash="00",
-        ),
-        seconds={"quantize": 150.4},
-        phase_peak_memory_bytes={"full_precision": 2**30, "quantize": 3 * 2**29},
-    )
-    write_json(folder / "run.json", record)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    return folder
+    measured = (perplexity(full, definition), perplexity(quantized, definition))
+    return write_run(results, config, measured, bits_record(2.483, nominal=1.047), status=status)
 
 
 @pytest.fixture
