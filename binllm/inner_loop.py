@@ -16,7 +16,7 @@ from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
 from binllm.packing import BinaryLinear
 from binllm.packing.accounting import layer_bits
-from binllm.parallel import side_by_side
+from binllm.parallel import LARGE, side_by_side
 from binllm.plan import Granularity, Plan
 from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
@@ -28,7 +28,6 @@ from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
 
 HEAD = "head"
-LARGE = 2**24  # weights of a layer
 
 
 class Layer(NamedTuple):
@@ -132,7 +131,7 @@ def _measure(
 
 
 def _small(block: nn.Module, names: Iterable[str]) -> bool:
-    """Whether the layers are fitted side by side, one thread to each: on a CPU, unless one alone keeps all threads busy."""
+    """Whether the layers are fitted side by side: on a CPU, unless one alone keeps all threads busy."""
     weights: list[Tensor] = [block.get_submodule(name).weight for name in names]  # type: ignore[misc]
     return all(w.device.type == "cpu" and w.numel() < LARGE for w in weights)
 

@@ -1,9 +1,14 @@
-"""Layers side by side: a fit is thousands of small products, which gain nothing from threads inside a product."""
+"""Threads: layers side by side, and one thread where work is thousands of small products.
+
+Threads inside a small product wait for each other more than they work, and on a busy machine many times longer. So a fit runs
+on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -11,12 +16,22 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+LARGE = 2**24  # weights of a layer that keeps all threads busy by itself
 
-def side_by_side(function: Callable[[Item], Result], items: Iterable[Item], threaded: bool = True) -> list[Result]:
-    """Apply a function to every item, one item to a thread of torch, without gradients.
 
-    Every call runs on one thread, so its result does not depend on how many there are, and a busy machine does not make it
-    many times slower (threads of one small product wait for each other).
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Products inside a ``with`` block run on the calling thread alone, if wanted."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if wanted else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], threaded: bool = True) -> list[Result]:
+    """Apply a function to every item at the same time, without gradients; the items share the threads of torch.
 
     Args:
         function: What is done; it may not touch what another item's call touches.
@@ -32,14 +47,15 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item], thre
     if not threaded:
         return [function(item) for item in items]
     threads = torch.get_num_threads()
+    workers = max(1, min(threads, len(items)))
 
     def call(item: Item) -> Result:
-        torch.set_num_threads(1)  # of the calling thread
+        torch.set_num_threads(max(1, threads // workers))  # of the calling thread
         with torch.no_grad():
             return function(item)
 
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(call, items))
     finally:
         torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from binllm.binarization.search_errors import ascending, column_errors, first_or
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
 PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
+SORTED_PANEL = PANEL // 4  # the same where there is a table entry for every row and threshold
 NEAR = 1e-4  # relative difference of errors in float32 that float64 may reverse: rounding is 1e-6, and a few 1e-5 where
 # rounding makes an entry equal to its mean
 
@@ -53,7 +54,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     first = ranking.topk(most).indices
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
-    ordered = searched[:, torch.cat([first, others.nonzero()[:, 0]])]
+    ordered = searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]]))
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
@@ -74,7 +75,8 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
         The threshold, and where a plain entry is large, ``|M| >= threshold``: (n_out, width) bool.
     """
     thresholds = _plain_thresholds(searched, salient)
-    gains = reduce(add, (first_order_gains(rows, thresholds) for rows in _panels(searched[:, ~salient])))
+    panels = _panels(searched.index_select(1, (~salient).nonzero()[:, 0]), SORTED_PANEL)
+    gains = reduce(add, (first_order_gains(rows, thresholds) for rows in panels))
     return _split(searched, ~salient, thresholds[_first(-gains)])
 
 
@@ -137,8 +139,7 @@ def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float,
 
 
 def _plain_thresholds(searched: Tensor, salient: Tensor) -> Tensor:
-    magnitudes = searched.abs()
-    magnitudes[:, salient] = 0
+    magnitudes = searched.abs().index_fill_(1, salient.nonzero()[:, 0], 0)
     return _quantiles(ascending(magnitudes.flatten()))
 
 
@@ -154,9 +155,9 @@ def _quantiles(values: Tensor) -> Tensor:
     return torch.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
 
 
-def _panels(matrix: Tensor) -> Sequence[Tensor]:
-    """The rows in panels of about `PANEL` entries on CPU, all at once elsewhere."""
-    return matrix.chunk(max(1, round(matrix.numel() / PANEL))) if matrix.device.type == "cpu" else [matrix]
+def _panels(matrix: Tensor, entries: int = PANEL) -> Sequence[Tensor]:
+    """The rows in panels of about so many entries on CPU, all at once elsewhere."""
+    return matrix.chunk(max(1, round(matrix.numel() / entries))) if matrix.device.type == "cpu" else [matrix]
 
 
 def _transposed(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

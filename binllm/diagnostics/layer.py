@@ -22,7 +22,9 @@ def layer_diagnostics(weight: Tensor, weight_hat: Tensor, statistics: Statistics
         ``output_error``: ``||XWᵀ - X̂Ŵᵀ||² / ||XWᵀ||²``, the same quantity for every objective.
         All dimensionless; 0 where the denominator is 0.
     """
-    g, c, f = statistics.gram, statistics.cross_gram, statistics.reference_gram
+    # Single precision is enough to look at, and these products would be a tenth of the fit's time.
+    g, c, f = (m.float() for m in (statistics.gram, statistics.cross_gram, statistics.reference_gram))
+    weight, weight_hat = weight.float(), weight_hat.float()
     input_energy = float(f.diagonal().sum())
     difference = float((f.diagonal() - 2 * c.diagonal() + g.diagonal()).sum())
     true = float(((weight @ f) * weight).sum())

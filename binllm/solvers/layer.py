@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from binllm.binarization import Binarization, Target
+from binllm.parallel import LARGE, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
@@ -55,10 +56,13 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
         raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
     walk = _Walk(problem, binarization, solver, dtype)
-    walk.greedy()
+    small = problem.weight.numel() < LARGE
+    with one_thread(small):
+        walk.greedy()
     trace = [problem.objective.value(walk.first), problem.objective.value(walk.dense)]
     for _ in range(solver.passes if walk.joint else 0):
-        trace.append(trace[-1] + walk.descend())
+        with one_thread(small):
+            trace.append(trace[-1] + walk.descend())
     status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
     if walk.counts.raised:
         status = Status.amp_raised

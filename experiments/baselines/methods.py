@@ -27,6 +27,7 @@ BILLM = Family("BiLLM", "D", "#e69f00")
 ARB = Family("ARB-LLM", "v", "#0072b2")
 HBLLM = Family("HBLLM", "P", "#009e73")
 ONE_PLANE = Family("one plane", "h", "#56b4e9")
+OUTPUT = Family("Rethinking Output Alignment", "X", "#882255")  # from Tol's palette, to be dark enough
 BINLLM = Family("binllm", "*", "#d55e00")
 
 
@@ -45,12 +46,13 @@ class Method:
     arxiv: str | None = None
 
 
-METHODS = {
+METHODS = {  # every preset of conf/method, swept or not
     "rtn": Method(ROUNDING, "round to nearest"),
     "rtn_128": Method(ROUNDING, "round to nearest"),
     "xnor": Method(ROUNDING, "XNOR", "1603.05279"),
     "gptq_1bit": Method(GPTQ, "GPTQ", "2210.17323"),
     "gptq_2bit": Method(GPTQ, "GPTQ", "2210.17323"),
+    "gptq_2bit_clipped": Method(GPTQ, "GPTQ, clipped grid", "2210.17323"),
     "pb_llm": Method(PB_LLM, "PB-LLM", "2310.00034"),
     "pb_llm_magnitude": Method(PB_LLM, "PB-LLM", "2310.00034"),
     "billm": Method(BILLM, "BiLLM", "2402.04291"),
@@ -66,6 +68,7 @@ METHODS = {
     "hbllm_row": Method(HBLLM, "HBLLM-row", "2512.00862"),
     "hbllm_column": Method(HBLLM, "HBLLM-column", "2512.00862"),
     "one_plane": Method(ONE_PLANE, "one sign plane"),
+    "paper": Method(OUTPUT, "Rethinking Output Alignment", "2512.21651"),
     "best": Method(BINLLM, "this project"),
 }
 

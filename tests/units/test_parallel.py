@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from binllm.parallel import side_by_side
+from binllm.parallel import one_thread, side_by_side
 
 
 def test_results_come_in_order_from_calls_that_overlap() -> None:
@@ -23,6 +23,23 @@ def test_results_come_in_order_from_calls_that_overlap() -> None:
     try:
         assert side_by_side(call, [3, 1]) == [(3, 1, False), (1, 1, False)]
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_single_item_has_all_threads_and_a_fit_inside_it_one() -> None:
+    def call(item: int) -> tuple[int, int, int]:
+        outside = torch.get_num_threads()
+        with one_thread():
+            inside = torch.get_num_threads()
+        return outside, inside, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert side_by_side(call, [1]) == [(3, 1, 3)]
+        with one_thread(wanted=False):
+            assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 

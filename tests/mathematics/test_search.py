@@ -1,0 +1,235 @@
+"""The searches find what the published ones find: against literal oracles, and against recorded runs of the published code.
+
+Where float32 makes the oracle prefer another of two candidates with nearly equal errors, the same oracle in float64 decides:
+the searches settle near ties in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import oracles
+import pytest
+import torch
+from helpers import generator
+from torch import Tensor
+
+from binllm.binarization import search
+from binllm.golden.files import Case, GoldenFile
+
+MOST = 50
+GOLDEN = GoldenFile.read(Path(__file__).parent.parent / "golden" / "search.safetensors")
+SHAPES = ((24, 128), (40, 64), (17, 100))
+Split = tuple[float, Tensor]
+
+
+def heavy(n_out: int, width: int, seed: int) -> Tensor:
+    """Student's t with 4 degrees of freedom, rows and columns of different strength, float32."""
+    source = generator(seed)
+    chi = torch.randn(4, n_out, width, generator=source).square().mean(0).sqrt()
+    strength = 0.02 * torch.randn(width, generator=source).exp() * torch.randn(n_out, 1, generator=source).exp().sqrt()
+    return torch.randn(n_out, width, generator=source) / chi * strength
+
+
+def hessian(weight: Tensor) -> Tensor:
+    """The salience map w² / d², d the diagonal of some factor."""
+    return weight.square() / torch.randn(weight.shape[1], generator=generator(1)).exp().square()
+
+
+def holes(weight: Tensor) -> Tensor:
+    """Exact zeros: a third of the entries, a row and a column."""
+    weight = weight * (torch.rand(weight.shape, generator=generator(2)) > 0.3)
+    weight[1], weight[:, 2] = 0, 0
+    return weight
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "magnitude": lambda weight: weight,
+    "hessian": hessian,
+    "holes": holes,
+    "hessian_holes": lambda weight: hessian(holes(weight)),
+    "bfloat16": lambda weight: weight.bfloat16().float(),  # means that are entries
+    "few_values": lambda weight: (weight * 100).round().clamp(-3, 3),
+    "sparse": lambda weight: weight * (torch.rand(weight.shape, generator=generator(3)) > 0.97),
+    "one_column": lambda weight: weight * torch.eye(1, weight.shape[1]),
+    "far_from_0": lambda weight: weight + 1,
+    "tiny": lambda weight: weight * 1e-18,
+    "huge": lambda weight: weight * 1e15,
+}
+CASES = [(kind, *shape, seed) for kind in KINDS for seed, shape in enumerate(SHAPES)] + [("magnitude", 64, 128, 3)]
+# With few values second-order residuals equal their mean, which rounding hides from any but exact arithmetic.
+ROUNDED_CASES = [case for case in CASES if case[0] != "few_values"]
+
+
+@cache
+def problem(kind: str, n_out: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """M, and which of its columns the oracle finds salient."""
+    matrix = KINDS[kind](heavy(n_out, width, seed))
+    salient = torch.zeros(width, dtype=torch.bool)
+    salient[oracles.salient_columns(matrix, MOST)] = True
+    return matrix, salient
+
+
+def metric(width: int, seed: int) -> Tensor:
+    """Second moments of correlated inputs with a channel of large ones."""
+    mix = torch.eye(width) + torch.randn(width, width, generator=generator(seed)) / width**0.5
+    mix[:, 3] *= 20
+    tokens = torch.randn(300, width, generator=generator(seed + 1)) @ mix
+    return tokens.T @ tokens
+
+
+def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
+    """Threshold to 1e-6 and the same mask as the oracle in float32, or failing that in float64."""
+    threshold, large = oracle(torch.float32)
+    if not torch.equal(found[1], large):
+        threshold, large = oracle(torch.float64)
+    assert found[0] == pytest.approx(threshold, rel=1e-6)
+    assert torch.equal(found[1], large)
+
+
+@pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
+def test_columns(case: tuple[str, int, int, int]) -> None:
+    matrix, salient = problem(*case)
+    found, expected = search.salient_columns(matrix, MOST), salient.nonzero()[:, 0]
+    if not torch.equal(found, expected):
+        expected = oracles.salient_columns(matrix.double(), MOST)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_plain_split(case: tuple[str, int, int, int]) -> None:
+    matrix, salient = problem(*case)
+    mask = salient.expand(matrix.shape)
+
+    def oracle(dtype: torch.dtype) -> Split:
+        return oracles.split_plain(matrix.to(dtype), salient, oracles.billm(matrix.to(dtype), mask, 2))
+
+    agree(search.split_plain(matrix, salient), oracle)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_plain_split_by_inputs(case: tuple[str, int, int, int]) -> None:
+    matrix, salient = problem(*case)
+    s, rest = metric(case[2], case[3]), oracles.arb(matrix, salient.expand(matrix.shape), 2)
+
+    def oracle(dtype: torch.dtype) -> Split:
+        return oracles.split_plain(matrix.to(dtype), salient, rest.to(dtype), s.to(dtype))
+
+    agree(search.split_plain_by_inputs(matrix, salient, rest, s), oracle)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_salient_split(case: tuple[str, int, int, int]) -> None:
+    matrix, salient = problem(*case)
+    agree(search.split_salient(matrix, salient), lambda dtype: oracles.split_salient(matrix.to(dtype), salient))
+
+
+@pytest.mark.parametrize("case", [("magnitude", 24, 128, 0), ("hessian_holes", 40, 64, 1)], ids=str)
+def test_float64_decides_by_the_oracle_in_float64(case: tuple[str, int, int, int]) -> None:
+    matrix = problem(*case)[0].double()
+    salient = torch.zeros(case[2], dtype=torch.bool)
+    salient[oracles.salient_columns(matrix, MOST)] = True
+    assert torch.equal(search.salient_columns(matrix, MOST), salient.nonzero()[:, 0])
+    rest, s = oracles.billm(matrix, salient.expand(matrix.shape), 2), metric(case[2], 1).double()
+    for found, expected in (
+        (search.split_plain(matrix, salient), oracles.split_plain(matrix, salient, rest)),
+        (search.split_plain_by_inputs(matrix, salient, rest, s), oracles.split_plain(matrix, salient, rest, s)),
+        (search.split_salient(matrix, salient), oracles.split_salient(matrix, salient)),
+    ):
+        assert found[0] == pytest.approx(expected[0], rel=1e-12)
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("case", GOLDEN.cases.values(), ids=str)
+def test_recorded_runs(case: Case) -> None:
+    weight, diagonal = case.tensor(case.about["tmp"]), case.tensor(case.about["H"]).diagonal()
+    matrix = weight if case.about["metric"] == "magnitude" else weight.square() / diagonal.square()
+    columns = search.salient_columns(matrix, case.about["up_lim"])
+    assert torch.equal(columns, case.output("salient_columns").long())
+    salient = torch.zeros(matrix.shape[1], dtype=torch.bool)
+    salient[columns] = True
+    if case.about.get("method") == "arb-x":
+        fit = oracles.arb(matrix, salient.expand(matrix.shape), 2)
+        threshold, large = search.split_plain_by_inputs(matrix, salient, fit, case.tensor(case.about["inp"]))
+    else:
+        threshold, large = search.split_plain(matrix, salient)
+    assert threshold == pytest.approx(float(case.output("split")), rel=1e-6)
+    assert torch.equal(group(case, matrix, salient, large), case.output("group").long())
+
+
+def group(case: Case, matrix: Tensor, salient: Tensor, large: Tensor) -> Tensor:
+    """Every entry's group as the case numbers them: small, large, salient in BiLLM, the other way round in ARB-LLM."""
+    if "method" not in case.about:
+        return torch.where(salient, 2, large.long())
+    if not case.about["order2_group"]:
+        return torch.where(salient, 0, 2 - large.long())
+    salient_large = search.split_salient(matrix, salient)[1]
+    return torch.where(salient, 1 - salient_large.long(), 3 - large.long())
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "holes"])
+def test_panels_of_rows_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, salient = problem(kind, *SHAPES[0], 0)
+    s, rest = metric(SHAPES[0][1], 0), torch.zeros_like(matrix)
+
+    def everything() -> list[float]:
+        splits = search.split_plain(matrix, salient), search.split_plain_by_inputs(matrix, salient, rest, s)
+        return [*search.salient_columns(matrix, MOST).tolist(), splits[0][0], splits[1][0]]
+
+    whole = everything()
+    monkeypatch.setattr(search, "PANEL", matrix.shape[1] * 5)
+    monkeypatch.setattr(search, "SORTED_PANEL", matrix.shape[1] * 7)
+    assert everything() == whole
+
+
+def test_a_matrix_of_zeros_has_one_salient_column_and_no_threshold() -> None:
+    zeros = torch.zeros(3, 60)
+    columns = search.salient_columns(zeros, MOST)
+    salient = torch.zeros(60, dtype=torch.bool)
+    salient[columns] = True
+    assert len(columns) == 1
+    for threshold, large in (search.split_plain(zeros, salient), search.split_salient(zeros, salient)):
+        assert threshold == 0
+        assert large.any()  # an entry equal to the threshold is large
+
+
+def test_a_given_ranking_says_which_columns_come_first() -> None:
+    matrix = problem("magnitude", *SHAPES[0], 0)[0]
+    ranking = torch.randperm(matrix.shape[1], generator=generator(0)).float()
+    found = search.salient_columns(matrix, 9, ranking)
+    assert torch.equal(found, ranking.topk(len(found)).indices.sort().values)
+    in_order = matrix[:, ranking.argsort(descending=True)]
+    descending = torch.arange(matrix.shape[1], 0, -1).float()
+    assert torch.equal(search.salient_columns(in_order, 9, descending), torch.arange(len(found)))
+
+
+@pytest.mark.parametrize("most", [0, 1, 61])
+def test_numbers_of_columns_that_cannot_be_tried_are_errors(most: int) -> None:
+    with pytest.raises(ValueError, match="2 to 60"):
+        search.salient_columns(torch.ones(3, 60), most)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_matrix_that_is_not_finite_is_an_error(value: float) -> None:
+    matrix = torch.ones(3, 60)
+    matrix[1, 2] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        search.salient_columns(matrix, MOST)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES[:6], ids=str)
+def test_cuda_finds_the_same(case: tuple[str, int, int, int]) -> None:
+    matrix, salient = problem(*case)
+    s, rest = metric(case[2], case[3]), oracles.arb(matrix, salient.expand(matrix.shape), 2)
+    there = [tensor.cuda() for tensor in (matrix, salient, rest, s)]
+    assert torch.equal(search.salient_columns(there[0], MOST).cpu(), search.salient_columns(matrix, MOST))
+    for found, expected in (
+        (search.split_plain(*there[:2]), search.split_plain(matrix, salient)),
+        (search.split_salient(*there[:2]), search.split_salient(matrix, salient)),
+        (search.split_plain_by_inputs(*there), search.split_plain_by_inputs(matrix, salient, rest, s)),
+    ):
+        assert found[0] == pytest.approx(expected[0], rel=1e-6)
+        assert torch.equal(found[1].cpu(), expected[1])
