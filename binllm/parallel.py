@@ -36,7 +36,8 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     Args:
         function: What is done; it may not touch what another item's call touches.
         items: What it is done to.
-        threaded: Set to False where calls should use all threads themselves, one after the other.
+        threaded: Set to False where calls should use all threads themselves, one after the other; a single item always
+            does, on the calling thread, whose threads exist already.
 
     Returns:
         The results in the order of the items.
@@ -44,7 +45,7 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     Raises:
         Exception: Whatever a call raises, after the others have ended.
     """
-    if not threaded:
+    if not threaded or len(items) == 1:
         return [function(item) for item in items]
     threads = torch.get_num_threads()
     workers = max(1, min(threads, len(items)))
