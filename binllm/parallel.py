@@ -1,7 +1,7 @@
 """Threads: layers side by side, and one thread where work is thousands of small products.
 
-Threads inside a small product wait for each other more than they work, and on a busy machine many times longer. So a fit runs
-on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`).
+Threads inside a small product wait for each other more than they work, and on a busy machine many times longer. So a fit
+runs on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+PANEL = 192  # columns; a panel's product is the same to the bit as its part of the whole one
+
 
 class TokenWeights(Enum):
     """How much a token counts in the moments.
@@ -85,10 +87,10 @@ class Moments:
         x = reference.double()
         weight = self._weights.of(x)
         left, left_hat = (x, x_hat) if weight is None else (x * weight[:, None], x_hat * weight[:, None])
-        self._gram.addmm_(left_hat.T, x_hat)
+        _add_upper(self._gram, left_hat, x_hat)
         self._cross.addmm_(left.T, x_hat)
         narrow = torch.promote_types(reference.dtype, torch.float32)
-        self._reference += left.T.to(narrow) @ x.to(narrow)
+        _add_upper(self._reference, left.to(narrow), x.to(narrow))
         self._mean += left.sum(0)
         self._mean_hat += left_hat.sum(0)
         self._total += float(len(x)) if weight is None else float(weight.sum())
@@ -103,12 +105,27 @@ class Moments:
         if self._tokens == 0:
             raise ValueError("no tokens were added")
         n = self._total
-        gram, reference = self._gram / n, self._reference / n
         return Statistics(
-            gram=(gram + gram.T) / 2,
+            gram=_mirrored(self._gram) / n,
             cross_gram=self._cross / n,
-            reference_gram=(reference + reference.T) / 2,
+            reference_gram=_mirrored(self._reference) / n,
             mean=self._mean / n,
             mean_hat=self._mean_hat / n,
             tokens=self._tokens,
         )
+
+
+def _add_upper(square: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``leftᵀ right``, which is symmetric, to the panels of a square matrix that hold its upper triangle."""
+    for start in range(0, len(square), PANEL):
+        rows = slice(start, start + PANEL)
+        block = square[rows, start:]
+        if left.dtype == square.dtype:
+            block.addmm_(left[:, rows].T, right[:, start:])
+        else:
+            block += left[:, rows].T @ right[:, start:]
+
+
+def _mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix of an upper triangle; what is below it is ignored."""
+    return upper.triu() + upper.triu(1).T

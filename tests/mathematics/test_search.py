@@ -16,11 +16,12 @@ import torch
 from helpers import generator
 from torch import Tensor
 
-from binllm.binarization import search
+from binllm.binarization import search, search_errors
 from binllm.golden.files import Case, GoldenFile
 
 MOST = 50
-GOLDEN = GoldenFile.read(Path(__file__).parent.parent / "golden" / "search.safetensors")
+FOLDER = Path(__file__).parent.parent / "golden"
+GOLDEN, BINARIZERS = (GoldenFile.read(FOLDER / f"{name}.safetensors") for name in ("search", "binarizers"))
 SHAPES = ((24, 128), (40, 64), (17, 100))
 Split = tuple[float, Tensor]
 
@@ -87,6 +88,34 @@ def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
         threshold, large = oracle(torch.float64)
     assert found[0] == pytest.approx(threshold, rel=1e-6)
     assert torch.equal(found[1], large)
+
+
+@pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
+def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
+    matrix = problem(*case)[0].double()
+    masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in (1, 2, 7, case[2] - 1)]
+    literal = [matrix - oracles.billm(matrix, mask, 2) - oracles.billm(matrix, ~mask, 2) for mask in masks]
+    expected = torch.stack([left.square().sum() for left in literal])
+    found = search_errors.column_errors(matrix.T.contiguous(), [1, 2, 7, case[2] - 1])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(matrix.square().sum()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
+    matrix = problem(*case)[0].double()
+    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
+    masks = [matrix.abs() >= threshold for threshold in thresholds]
+    literal = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
+    expected = torch.stack([left.square().sum() for left in literal])
+    energy = matrix.square().sum()
+    found = energy - search_errors.first_order_gains(matrix, thresholds)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(energy))
+
+
+@pytest.mark.parametrize("count", [1, 2, 11, 72 * 41])
+def test_the_candidates_are_numpys_quantiles_to_the_bit(count: int) -> None:
+    values = torch.randn(count, generator=generator(count)).abs().sort().values
+    assert torch.equal(search._quantiles(values), oracles.quantiles(values))
 
 
 @pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
@@ -167,6 +196,16 @@ def group(case: Case, matrix: Tensor, salient: Tensor, large: Tensor) -> Tensor:
         return torch.where(salient, 0, 2 - large.long())
     salient_large = search.split_salient(matrix, salient)[1]
     return torch.where(salient, 1 - salient_large.long(), 3 - large.long())
+
+
+@pytest.mark.parametrize("case", BINARIZERS.cases.values(), ids=str)
+def test_the_oracles_binarizers_are_those_of_recorded_runs(case: Case) -> None:
+    kind, x, mask = case.name.split(".")[0], case.tensor(case.about["x"]), case.tensor(case.about["mask"]).bool()
+    s = {"metric": case.tensor(case.about["args"]["S"])} if kind.startswith("arbx") else {}
+    expected = case.output()
+    assert expected is not None
+    distance = (oracles.BINARIZERS[kind](x, mask, **s) - expected).norm() / expected.norm()
+    assert distance < 5e-6  # float32 and float64 runs of that code differ by up to 1e-6
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "holes"])
