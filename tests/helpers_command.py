@@ -104,7 +104,9 @@ class Preloaded:
         return json.loads(self._server.stdout.readline())
 
 
-def install_hooks(layers: str | None = None, die_in_write: int = 0, writes: str | None = None) -> None:
+def install_hooks(
+    layers: str | None = None, die_in_write: int = 0, writes: str | None = None, interrupt_in_write: int = 0
+) -> None:
     """Watch or kill this process from inside.
 
     Args:
@@ -112,6 +114,7 @@ def install_hooks(layers: str | None = None, die_in_write: int = 0, writes: str 
         die_in_write: Kill the process in the middle of its so-manieth durable write: half of
             the file is there, or the folder's new entry is not durable yet.
         writes: File to which a line is appended for every durable write.
+        interrupt_in_write: Send this process what Ctrl-C sends, in its so-manieth durable write.
     """
     from binllm.tracking import atomic, progress
 
@@ -126,6 +129,8 @@ def install_hooks(layers: str | None = None, die_in_write: int = 0, writes: str 
         nonlocal count
         count += 1
         _append(writes, str(path))
+        if count == interrupt_in_write:
+            os.kill(os.getpid(), signal.SIGINT)
         if count == die_in_write:
             if path.is_file():
                 os.truncate(path, path.stat().st_size // 2)

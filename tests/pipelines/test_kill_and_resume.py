@@ -111,13 +111,11 @@ def test_biases_and_activations_on_disk_survive_too(command: Preloaded, tmp_path
 
 
 def test_interrupted_by_the_user(command: Preloaded, tmp_path: Path, reference: Reference):
-    running = command.start(tmp_path, *arguments(tmp_path / "results"), hooks={"layers": str(tmp_path / "layers")})
-    wait_for(tmp_path / "layers")
-    folder = only_run(tmp_path / "results")
-    wait_for(folder.state / "state.json")
-    running.signal(signal.SIGINT)
-    done = running.wait()
+    hooks = {"layers": str(tmp_path / "layers"), "interrupt_in_write": reference.writes // 2}
+    done = command(tmp_path, *arguments(tmp_path / "results"), hooks=hooks)
     assert done.code == 130
+    folder = only_run(tmp_path / "results")
+    assert (folder.state / "state.json").exists()
     assert done.err.splitlines()[-1] == "binllm: interrupted; the same command resumes after the last finished block"
     shown = command(tmp_path, "inspect", str(folder.path), program="binllm-tools")
     assert "interrupted; the same command resumes it" in shown.out
