@@ -179,6 +179,8 @@ def _be_the_command(request: dict[str, Any]) -> None:
         sys.argv = request["args"]
         from binllm import cli, tools
 
+        # A shell that starts tests in the background has Ctrl-C ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["hooks"]:
             install_hooks(**request["hooks"])
         {"binllm": cli.main, "binllm-tools": tools.main}[sys.argv[0]]()
