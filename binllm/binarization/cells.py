@@ -11,7 +11,6 @@ Tensors are kept transposed, (columns, n_out), as in `Block`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,9 +36,6 @@ class Cells:
     mean: Tensor | None
     row_scale: Tensor
     column_scale: Tensor | None = None
-
-    # Column scales belong to a cell: the updates that know one scale a column must not touch them.
-    scales_columns: ClassVar[bool] = False
 
     @classmethod
     def blank(cls, cell: Tensor, orders: tuple[int, ...], dtype: torch.dtype, column_scales: bool = False) -> Cells:

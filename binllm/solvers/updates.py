@@ -118,7 +118,7 @@ def _products(images: Tensor, basis: Tensor) -> Tensor:
 def update_column_scales(block: Block | Cells, quadratic: BlockQuadratic) -> None:
     """``(A ∘ (EᵀE)) b = colsum(E ∘ T)``; PSD by the Schur product theorem, factored by Cholesky with a relative ridge."""
     if isinstance(block, Cells) or not block.scales_columns:
-        return
+        return  # column scales of cells belong to a cell, not to the column
     entries = block.unscaled()
     system = quadratic.metric * (entries @ entries.T)
     linear = quadratic.linear

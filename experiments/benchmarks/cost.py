@@ -159,6 +159,14 @@ def measure(sizes: Sizes, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def write(found: dict[str, Any], out: Path | None) -> None:
+    """Write what was measured as JSON, if a file is named."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {out}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the lines, write the file; returns the exit code."""
     parser = argparse.ArgumentParser(description="Cost of quantization against depth and calibration tokens.")
@@ -173,10 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, fit in found["fits"].items():
         print(f"{name}: {fit['slope']:.3g}, intercept {fit['intercept']:.3g} s, R² {fit['r_squared']:.4f}")
     out = options.out or (None if options.quick else Path("results/benchmarks/cost.json"))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {out}")
+    write(found, out)
     return 0
 
 

@@ -11,7 +11,6 @@ Run it alone on a machine. ``--quick`` is a check of this script, its layer is t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from binllm.binarization import search
 from binllm.tracking import provenance
-from experiments.benchmarks.cost import linear_fit
+from experiments.benchmarks.cost import linear_fit, write
 from tests import oracles
 
 BLOCK = 128
@@ -209,10 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = found["growth"]["seconds_per_entry"]
     print(f"seconds per entry {line['slope']:.3g}, intercept {line['intercept']:.3g} s, R² {line['r_squared']:.4f}")
     out = options.out or (None if options.quick else Path("results/benchmarks/searches.json"))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {out}")
+    write(found, out)
     return 0
 
 
