@@ -36,7 +36,14 @@ def golden(folder: Path) -> None:
         raise SystemExit(1)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden)}
+def diagnose(runs: list[Path], metric: list[str] = []) -> None:  # noqa: B006 read by the parser, never changed
+    """Print the diagnostics of runs side by side, all or some metrics: means over the blocks."""
+    from binllm.diagnostics.printing import print_diagnoses
+
+    print_diagnoses(runs, metric)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden, diagnose)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
