@@ -34,7 +34,9 @@ def batch_of(one: Attended, span: slice) -> Attended:
 
 
 SUMS: dict[str, Callable[[slice], object]] = {
-    "stream": lambda s: StreamDrift(compare(Y_CONDITIONED[s], Y_HAT[s]), compare(Y[s], Y_HAT[s]), compare(Y[s], Y_HAT[s])),
+    "stream": lambda s: StreamDrift(
+        compare(Y_CONDITIONED[s], Y_HAT[s]), compare(Y[s], Y_HAT[s]), compare(Y[s], Y_HAT[s])
+    ),
     "tokens": lambda s: token_drift(Y[s], Y_CONDITIONED[s], Y_HAT[s]),
     "attention": lambda s: attention_drift(batch_of(attended(3), s), batch_of(attended(4), s)),
     "anisotropy": lambda s: anisotropy(Y[s], Y_HAT[s]),
@@ -103,10 +105,17 @@ def test_attention_is_the_plain_formula(kind: str):
     for head in range(HEADS):
         for sequence, position in rows:
             (p, a), (q, b) = plain(full, sequence, head, position), plain(quantized, sequence, head, position)
-            values = ((p * (p / q).log()).sum(), (p - q).abs().sum() / 2, p @ q / p.norm() / q.norm(), a @ b / a.norm() / b.norm())
+            values = (
+                (p * (p / q).log()).sum(),
+                (p - q).abs().sum() / 2,
+                p @ q / p.norm() / q.norm(),
+                a @ b / a.norm() / b.norm(),
+            )
             wanted[:, head] += torch.stack(values) / len(rows)
     found = attention_drift(full, quantized).numbers()
-    for name, heads in zip(("kl", "total_variation", "probability_cosine", "logit_cosine"), wanted.tolist(), strict=True):
+    for name, heads in zip(
+        ("kl", "total_variation", "probability_cosine", "logit_cosine"), wanted.tolist(), strict=True
+    ):
         assert found[name] == pytest.approx(heads), name
 
 
@@ -136,7 +145,10 @@ def test_an_error_proportional_to_the_output_is_isotropic_and_an_empty_direction
 
 def test_a_stream_in_all_directions_and_one_in_a_single_direction():
     even, single = torch.eye(WIDTH), torch.ones(4, 1) @ Y[0, :1].float()
-    numbers = {name: spread(x).numbers(torch.linalg.eigvalsh(spread(x).moment)) for name, x in (("even", even), ("single", single))}
+    numbers = {
+        name: spread(x).numbers(torch.linalg.eigvalsh(spread(x).moment))
+        for name, x in (("even", even), ("single", single))
+    }
     assert numbers["even"]["effective_rank"] == pytest.approx(WIDTH)
     assert numbers["even"]["mean_cosine"] == pytest.approx(0.0, abs=1e-12)
     assert numbers["even"]["top_energy"] == pytest.approx(1 / WIDTH)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers_command import Preloaded
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from binllm.configuration import compose_run
@@ -43,6 +43,16 @@ class Diagnosed(NamedTuple):
     quantized: PreTrainedModel
     table: pd.DataFrame
 
+    def blocks(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Those of both models."""
+        path, blocks = decoder_blocks(self.full)
+        return blocks, self.quantized.get_submodule(path)  # type: ignore[return-value]
+
+    def hidden_states(self) -> list[list[Tensor]]:
+        """Of both models: before the first and after every block."""
+        pair = zip((self.full, self.quantized), self.blocks(), strict=True)
+        return [hidden_states(model, blocks) for model, blocks in pair]
+
     def values(self, metric: str, layer: str = "") -> list[list[float]]:
         """The series of every block."""
         rows = self.table[(self.table["metric"] == metric) & (self.table["layer"] == layer)]
@@ -58,21 +68,27 @@ def diagnosed(family: Family, attention: Attention = Attention.sdpa, *words: str
     model, plan = fresh(family, attention), plan_of(config)
     full, diagnosis, rows = copy.deepcopy(model), Diagnosis(config.diagnostics, plan), []
     events = Events(begin=diagnosis.begin, block=lambda *block: rows.extend(diagnosis.finish(*block)))
-    records = quantize_blocks(open_streams(model, IDS, plan), plan, events)
+    layers = quantize_blocks(open_streams(model, IDS, plan), plan, events)
     table = to_table(rows)
-    for record in records:  # the records of the layers say the same
-        of_layer = table[(table["block"] == record.block) & (table["layer"] == record.layer)]
-        assert record.diagnostics == dict(zip(of_layer["metric"], of_layer["value"], strict=True))
+    for layer in layers:  # the records of the layers say the same
+        of_layer = table[(table["block"] == layer.block) & (table["layer"] == layer.layer)]
+        assert layer.diagnostics == dict(zip(of_layer["metric"], of_layer["value"], strict=True))
     return Diagnosed(full, model, table)
 
 
 @torch.no_grad()
-def hidden_states(model: PreTrainedModel) -> list[Tensor]:
+def hidden_states(model: PreTrainedModel, blocks: nn.ModuleList) -> list[Tensor]:
     """Before the first and after every block."""
-    _, blocks = decoder_blocks(model)
     caught: list[Tensor] = []
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, args, kwargs: caught.append(_hidden(args, kwargs)), with_kwargs=True)]
-    hooks += [b.register_forward_hook(lambda _, args, out: caught.append(out[0] if isinstance(out, tuple) else out)) for b in blocks]
+    hooks = [
+        blocks[0].register_forward_pre_hook(
+            lambda _, args, kwargs: caught.append(_hidden(args, kwargs)), with_kwargs=True
+        )
+    ]
+    hooks += [
+        b.register_forward_hook(lambda _, args, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        for b in blocks
+    ]
     model(input_ids=IDS, use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -87,10 +103,11 @@ def _hidden(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
 def test_it_is_what_the_two_models_show(family: Family):
     """The reference: both whole models with eager attention, which returns its probabilities."""
     found = diagnosed(family, Attention.eager)
-    states, states_hat = hidden_states(found.full), hidden_states(found.quantized)
+    states, states_hat = found.hidden_states()
     with torch.no_grad():
         maps, maps_hat = (
-            model(input_ids=IDS, use_cache=False, output_attentions=True).attentions for model in (found.full, found.quantized)
+            model(input_ids=IDS, use_cache=False, output_attentions=True).attentions
+            for model in (found.full, found.quantized)
         )
     for block in range(len(states) - 1):
         y, y_hat = states[block + 1].double(), states_hat[block + 1].double()
@@ -105,19 +122,17 @@ def test_it_is_what_the_two_models_show(family: Family):
 
 def test_the_observer_changes_no_attention():
     observed, plain = diagnosed(Family.llama), diagnosed(Family.llama, Attention.sdpa, "diagnostics=none")
-    assert all(map(torch.equal, hidden_states(observed.quantized), hidden_states(plain.quantized)))
+    assert all(map(torch.equal, observed.hidden_states()[1], plain.hidden_states()[1]))
     assert plain.table.empty
 
 
 def test_layers_of_the_quantized_model_meet_its_own_inputs():
     found = diagnosed(Family.llama)
-    _, blocks = decoder_blocks(found.full)
-    _, blocks_hat = decoder_blocks(found.quantized)
     name = "mlp.down_proj"
     caught: list[Tensor] = []
-    pair = [b[1].get_submodule(name) for b in (blocks, blocks_hat)]
+    pair = [blocks[1].get_submodule(name) for blocks in found.blocks()]
     hooks = [layer.register_forward_pre_hook(lambda _, args: caught.append(args[0])) for layer in pair]
-    hidden_states(found.full), hidden_states(found.quantized)
+    found.hidden_states()
     for hook in hooks:
         hook.remove()
     (x, x_hat), weight = (one.double() for one in caught), pair[0].weight.double()
@@ -172,7 +187,9 @@ def test_parquet_and_csv_and_layer_records_say_the_same(run: Path):
     table = read_diagnostics(run)
     assert list(table.columns) == ["block", "layer", "role", "metric", "index", "value"]
     assert not table.duplicated(["block", "layer", "metric", "index"]).any()
-    csv = pd.read_csv(run / "diagnostics.csv", keep_default_na=False, float_precision="round_trip").astype(dict(table.dtypes))
+    csv = pd.read_csv(run / "diagnostics.csv", keep_default_na=False, float_precision="round_trip").astype(
+        dict(table.dtypes)
+    )
     pd.testing.assert_frame_equal(csv, table, check_exact=True)
     assert table["value"].notna().all()
     assert set(table["metric"].str.partition("/")[0]) == {
@@ -209,7 +226,7 @@ def test_time_for_diagnostics_is_booked_apart(run: Path):
 
 
 def test_a_proxy_that_orders_the_blocks_as_attention_does_has_rank_correlation_one():
-    rows = [(block, "", "", "attention/kl", head, 10.0 ** block + head) for block in range(4) for head in range(2)]
+    rows = [(block, "", "", "attention/kl", head, 10.0**block + head) for block in range(4) for head in range(2)]
     rows += [(block, "", "", "attention/proxy_output_error", 0, block / 10) for block in range(4)]
     rows += [(block, "mlp.down_proj", "down", "tokens/output_error", 0, -float(block)) for block in range(4)]
     summary = summarise(to_table(rows))  # type: ignore[arg-type]
@@ -236,7 +253,9 @@ def test_bad_input_is_one_line(command: Preloaded, run: Path, tmp_path: Path):
     mistakes = {
         (str(run), "--metric", "atention/kl"): "did you mean 'attention/kl'?",
         (str(tmp_path / "cut"),): "diagnostics.parquet cannot be read as parquet",
-        (str(tmp_path / "other"),): "diagnostics.parquet: the columns are a instead of block, layer, role, metric, index, value",
+        (
+            str(tmp_path / "other"),
+        ): "diagnostics.parquet: the columns are a instead of block, layer, role, metric, index, value",
         (str(tmp_path / "none"),): "diagnostics.parquet is missing: a run writes it with diagnostics=standard or full",
         (str(tmp_path / "absent"),): "allowed is an existing run folder",
     }
