@@ -36,7 +36,36 @@ def golden(folder: Path) -> None:
         raise SystemExit(1)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden)}
+def figures(
+    runs: list[Path], out: Path | None = None, only: list[str] | None = None, metrics: list[str] | None = None
+) -> None:
+    """Draw the figures of run folders as SVG and PNG: all that they have the series for.
+
+    --out: folder for the files; <run folder>/figures for one run, figures in the working directory for several.
+    --only: names of figures. --metrics: series to draw over depth, such as stream/drift.
+    """
+    from binllm.figures.making import make_figures
+    from binllm.report.comparison import read_comparison
+
+    folder = out or (runs[0] / "figures" if len(runs) == 1 else Path("figures"))
+    files, left_out = make_figures(read_comparison(runs), folder, only or [], metrics or [])
+    for path in files:
+        print(f"written: {path}")
+    for reason in left_out.values():
+        print(f"left out: {reason}")
+
+
+def report(runs: list[Path], out: Path = Path("report.html")) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side."""
+    from binllm.report.page import write_page
+
+    write_page(runs, out)
+    print(f"written: {out}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command for command in (inspect, golden, figures, report)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
