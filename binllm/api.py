@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from binllm.configuration import compose_run
 from binllm.data import calibration_tokens
+from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.errors import bad_value
 from binllm.inner_loop import Events, open_streams, quantize_blocks, quantize_head
 from binllm.models import check_context, decoder_blocks
@@ -62,5 +64,11 @@ def quantize(
     bar = RunProgress(len(decoder_blocks(model)[1]), quiet=not progress)
     with bar, bar.phase("quantize", total=bar.blocks):
         streams = open_streams(model, tokens, plan)
-        events = Events(bar.layer, lambda index, *_: bar.block_done(index))
+        diagnosis = Diagnosis(config.diagnostics, plan)
+
+        def finished(index: int, *block: Any) -> None:
+            diagnosis.finish(index, *block)
+            bar.block_done(index)
+
+        events = Events(diagnosis.begin, bar.layer, finished)
         return model, quantize_blocks(streams, plan, events) + quantize_head(model, streams, plan)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from binllm.diagnostics import layer_diagnostics
 from binllm.errors import BinllmError
 from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
@@ -43,10 +42,12 @@ class Events(NamedTuple):
     """What the loop tells its surroundings.
 
     Attributes:
+        begin: Called with (block index, block, streams) before anything happens to a block.
         layer: Called with (block index, layer name) before a layer is fitted.
         block: Called with (block index, block, streams, records of the block) when a block is finished.
     """
 
+    begin: Callable[[int, nn.Module, DualStream], None] = lambda index, block, streams: None
     layer: Callable[[int, str], None] = lambda index, name: None
     block: Callable[[int, nn.Module, DualStream, list[LayerRecord]], None] = lambda index, block, streams, records: None
 
@@ -76,6 +77,7 @@ def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = Non
     events = events or Events()
     records: list[LayerRecord] = []
     for index in range(start, len(streams.blocks)):
+        events.begin(index, streams.blocks[index], streams)
         done = _quantize_block(streams, index, plan, events.layer)
         events.block(index, streams.blocks[index], streams, done)
         records += done
@@ -90,7 +92,7 @@ def _quantize_block(
     groups, roles = stages(block), {name: role.value for name, role in layer_roles(block).items()}
     readers = [group[0] for group in groups]
     inputs = dict(zip(readers, streams.advance_reference(block, readers), strict=True))
-    together = _small(block, roles)
+    together = fitted_side_by_side(block, roles)
     done: list[LayerRecord] = []
     for wave in [groups] if plan.calibration.granularity is Granularity.block else [[group] for group in groups]:
         measured = _measure(streams, block, {group[0]: inputs[group[0]] for group in wave}, plan)
@@ -130,7 +132,7 @@ def _measure(
     return {reader: {w: m.statistics() for w, m in by_weight.items()} for reader, by_weight in measured.items()}
 
 
-def _small(block: nn.Module, names: Iterable[str]) -> bool:
+def fitted_side_by_side(block: nn.Module, names: Iterable[str]) -> bool:
     """Whether the layers are fitted side by side: on a CPU, unless one alone keeps all threads busy."""
     weights: list[Tensor] = [block.get_submodule(name).weight for name in names]  # type: ignore[misc]
     return all(w.device.type == "cpu" and w.numel() < LARGE for w in weights)
@@ -146,18 +148,33 @@ def _quantize_layer(
     assert isinstance(linear, nn.Linear)
     begun = time.perf_counter()
     with measure_peak() as peak:
-        dtype = getattr(torch, plan.calibration.fit_dtype.value)
         try:
-            problem = plan.problem(objective, linear.weight, statistics)
-            solution = solve(problem, plan.binarization, plan.solver, dtype)
+            problem, solution, packed = fit_layer(linear, objective, statistics, plan)
         except ValueError as error:
             raise BinllmError(f"model: block {index} layer {name} cannot be quantized: {error}") from error
-        packed = _pack(linear, solution, statistics, plan.calibration.correct_bias)
-        parent, _, attribute = name.rpartition(".")
-        setattr(block.get_submodule(parent), attribute, packed)
+        block.set_submodule(name, packed)
     facts = {"block": index, "layer": name, "role": role, "objective": objective.name}
     cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
-    return _record(facts | cost, (linear.weight.double(), problem), solution, packed, statistics)
+    return _record(facts | cost, (linear.weight.double(), problem), solution, packed)
+
+
+def fit_layer(
+    linear: nn.Linear, objective: Objective, statistics: Statistics, plan: Plan
+) -> tuple[Problem, Solution, BinaryLinear]:
+    """Quantize one linear layer; it stays as it is.
+
+    Args:
+        linear: The layer.
+        objective: What it is fitted to; the plan's own objectives play no part.
+        statistics: Moments of its inputs.
+        plan: How it is fitted.
+
+    Raises:
+        ValueError: It cannot be quantized: entries that are not finite.
+    """
+    problem = plan.problem(objective, linear.weight, statistics)
+    solution = solve(problem, plan.binarization, plan.solver, getattr(torch, plan.calibration.fit_dtype.value))
+    return problem, solution, _pack(linear, solution, statistics, plan.calibration.correct_bias)
 
 
 def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
@@ -175,7 +192,6 @@ def _record(
     asked: tuple[Tensor, Problem],
     solution: Solution,
     packed: BinaryLinear,
-    statistics: Statistics,
 ) -> LayerRecord:
     weight, problem = asked
     weight_hat = packed.dense_weight(torch.float64)
@@ -198,5 +214,4 @@ def _record(
         status=solution.status.name,
         payload_bits=bits.payload_bits,
         stored_bits=bits.linear_bits,
-        diagnostics=layer_diagnostics(weight, weight_hat, statistics),
     )

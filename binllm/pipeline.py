@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
+from binllm.diagnostics.diagnosis import Diagnosis
+from binllm.diagnostics.table import BlockFiles
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
@@ -60,8 +62,10 @@ def run(composed: Any) -> RunFolder:
     """
     config: RunConfig = build(composed)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    versions = {g: version_of(getattr(config, g)) for g in ALGORITHMS}
-    digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT)
+    groups = (*ALGORITHMS, "diagnostics")
+    versions = {group: version_of(getattr(config, group)) for group in groups}
+    unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
+    digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT + unused)
     name = run_name(model_name(config), config.objective.name, digest)
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         if folder.status() != "done":
@@ -163,18 +167,23 @@ def quantize_resumably(
 ) -> None:
     """The inner loop with a durable state after every block."""
     progress = job.progress
-    state = ResumeState(job.folder.state, job.folder.layers, fingerprint)
+    state, files = ResumeState(job.folder.state, job.folder.layers, fingerprint), BlockFiles(job.folder.state)
+    diagnosis = Diagnosis(job.config.diagnostics, plan)
     with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):
         streams = open_streams(model, tokens.ids, plan)
         start = restore_progress(state, streams)
 
         def finished(index: int, block: Any, both: Any, records: list[Any]) -> None:
+            files.save(index, diagnosis.finish(index, block, both, records))
             save_progress(state, index, block, both, records)
             progress.block_done(index)
 
-        quantize_blocks(streams, plan, Events(progress.layer, finished), start)
+        quantize_blocks(streams, plan, Events(diagnosis.begin, progress.layer, finished), start)
         head = quantize_head(model, streams, plan)
         write_layers(job.folder.layers, [r for r in job.folder.read_layers() if r.role != HEAD] + head)
+    progress.set_apart("diagnostics", diagnosis.seconds)
+    if job.config.diagnostics.metrics:
+        files.join(progress.blocks, job.folder)
 
 
 def measure(

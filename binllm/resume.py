@@ -36,8 +36,7 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
         weight: Tensor = old.weight  # type: ignore[assignment]
         layer = BinaryLinear.empty(spec, dtype=weight.dtype)
         layer.load_state_dict(parts)
-        parent, _, attribute = name.rpartition(".")
-        setattr(block.get_submodule(parent), attribute, layer.to(weight.device))
+        block.set_submodule(name, layer.to(weight.device))
 
 
 def save_progress(

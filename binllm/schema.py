@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from binllm.data import DatasetConfig
+from binllm.diagnostics import DiagnosticsConfig
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig
 from binllm.explain import unknown_key
@@ -58,6 +59,7 @@ class RunConfig:
     kernel: Any = MISSING
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Any = MISSING
+    diagnostics: Any = MISSING
     tracker: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
@@ -80,6 +82,7 @@ def publish() -> None:
         "dataset": DatasetConfig,
         "kernel": KernelConfig,
         "evaluation": EvaluationConfig,
+        "diagnostics": DiagnosticsConfig,
         "tracker": TrackerConfig,
     }
     for group, node in groups.items():

@@ -71,7 +71,8 @@ class DualStream:
         self.x.copy_(x)
         self.x_hat.copy_(x_hat)
 
-    def _call(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def call(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Run a block as the model does; hidden (sequences, length, hidden), as many sequences as a batch of `spans`."""
         args, kwargs = self._calls[len(hidden)]
         out = block(hidden.to(self.device), *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
@@ -91,7 +92,7 @@ class DualStream:
         for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, readers, caught):
-                self.x[span] = self._call(block, self.x[span]).to("cpu")
+                self.x[span] = self.call(block, self.x[span]).to("cpu")
             for stage, batch in caught.items():
                 batch = _by_sequence(batch, span)
                 if inputs[stage] is None:
@@ -103,7 +104,7 @@ class DualStream:
     def advance_quantized(self, block: nn.Module) -> None:
         """Run the quantized block on ``x_hat``, which becomes the block's output."""
         for span in self.spans:
-            self.x_hat[span] = self._call(block, self.x_hat[span]).to("cpu")
+            self.x_hat[span] = self.call(block, self.x_hat[span]).to("cpu")
 
     @torch.no_grad()
     def moments(
@@ -124,7 +125,7 @@ class DualStream:
         for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, names, caught, stop_after=len(names)):
-                run_until_stop(self._call, block, self.x_hat[span])
+                run_until_stop(self.call, block, self.x_hat[span])
             for stage, name in enumerate(names):
                 reference = readers[name][span].to(self.device)
                 for moments in found[name].values():

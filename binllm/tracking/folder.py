@@ -7,6 +7,8 @@ everywhere.
         config.yaml     the resolved configuration
         run.json        RunRecord
         layers.jsonl    one LayerRecord a line
+        diagnostics.parquet, diagnostics.csv   a row per block, layer, metric
+        figures/        images made from the files
         checkpoint/     the quantized model
         state/          what a killed run resumes from
         wandb/          W&B runs made from the files above
@@ -47,6 +49,16 @@ class RunPaths:
     def layers(self) -> Path:
         """The `LayerRecord` lines."""
         return self.path / "layers.jsonl"
+
+    @property
+    def diagnostics(self) -> Path:
+        """The table of diagnostics; beside it the same as CSV."""
+        return self.path / "diagnostics.parquet"
+
+    @property
+    def figures(self) -> Path:
+        """Images made from the files above."""
+        return self.path / "figures"
 
     @property
     def checkpoint(self) -> Path:

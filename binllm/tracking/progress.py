@@ -127,6 +127,11 @@ class RunProgress:
             self.peaks[name] = max(self.peaks.get(name, 0), peak.bytes)
         self._plain(f"{name} {self.seconds[name]:.1f} s, {memory_text()}")
 
+    def set_apart(self, name: str, seconds: float) -> None:
+        """Book some of the last phase's time under a name of its own."""
+        self.seconds[self._phase] -= seconds
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
     def layer(self, block: int, name: str) -> None:
         """Say which layer is being fitted.
 
