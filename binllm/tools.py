@@ -63,9 +63,7 @@ def report(runs: list[Path], out: Path = Path("report.html")) -> None:
     print(f"written: {out}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command for command in (inspect, golden, figures, report)
-}
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden, figures, report)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers_runs import bits_record, perplexity, write_run
 
+from binllm.diagnostics.table import Row, to_table, write_parquet
 from binllm.tracking.records import LayerRecord
 
 LAYERS = {
@@ -33,7 +34,6 @@ CONFIG: dict[str, Any] = {
     "solver": {"name": "coordinate_descent", "period": 1},
     "paths": {"results": "results"},
 }
-Row = tuple[int, str, str, str, int, float]
 
 
 def made_up_run(
@@ -54,8 +54,6 @@ def made_up_run(
         table: Whether it has ``diagnostics.parquet``.
         settings: Groups of the configuration to replace or add to.
     """
-    from pandas import DataFrame
-
     results.mkdir(exist_ok=True, parents=True)
     config = {**CONFIG, "objective": {**CONFIG["objective"], "name": objective}}
     for group, values in settings.items():
@@ -65,10 +63,7 @@ def made_up_run(
     lines = [one.to_json() for one in _layers(objective)]
     (folder / "layers.jsonl").write_text("".join(f"{_json(line)}\n" for line in lines))
     if table:
-        rows = list(diagnostic_rows(changed or {}))
-        DataFrame(rows, columns=["block", "layer", "role", "metric", "index", "value"]).astype(
-            {"block": "int32", "index": "int32"}
-        ).to_parquet(folder / "diagnostics.parquet")
+        write_parquet(folder / "diagnostics.parquet", to_table(diagnostic_rows(changed or {})))
     return folder
 
 
@@ -106,11 +101,14 @@ def diagnostic_rows(changed: Mapping[str, float], blocks: int = 6) -> Iterator[R
                 "tokens/output_error": 0.03 + 0.2 * depth,
             }
             for metric, value in scalars.items():
-                yield block, layer, role, metric, 0, value * changed.get(metric, 1.0) * noise.uniform(0.98, 1.02)
+                factor = changed.get(metric, 1.0) * noise.uniform(0.98, 1.02)
+                yield Row(block, layer, role, metric, 0, value * factor)
             for index in range(3):
                 for objective, loss in (("weight_align", 0.02), ("output_align", 0.015)):
                     metric = f"block_loss/{objective}"
-                    yield block, layer, role, metric, index, loss * changed.get(metric, 1.0) * noise.uniform(0.9, 1.1)
+                    yield Row(
+                        block, layer, role, metric, index, loss * changed.get(metric, 1.0) * noise.uniform(0.9, 1.1)
+                    )
         yield from _block_rows(block, depth, changed, noise)
 
 
@@ -133,12 +131,12 @@ def _block_rows(block: int, depth: float, changed: Mapping[str, float], noise: r
         "accumulation/new": 0.1,
     }
     for metric, value in scalars.items():
-        yield block, "", "", metric, 0, value * changed.get(metric, 1.0)
+        yield Row(block, "", "", metric, 0, value * changed.get(metric, 1.0))
     heads = {"kl": 0.2, "total_variation": 0.4, "probability_cosine": 0.8, "logit_cosine": 0.9}
     for name, value in heads.items():
         metric = f"attention/{name}"
         for head in range(4):
-            yield block, "", "", metric, head, value * depth * changed.get(metric, 1.0) * noise.uniform(0.8, 1.2)
+            yield Row(block, "", "", metric, head, value * depth * changed.get(metric, 1.0) * noise.uniform(0.8, 1.2))
     for rank in range(64):
         metric = "anisotropy/error_spectrum"
-        yield block, "", "", metric, rank, 0.5 * math.exp(-rank / 12) * changed.get(metric, 1.0)
+        yield Row(block, "", "", metric, rank, 0.5 * math.exp(-rank / 12) * changed.get(metric, 1.0))

@@ -6,9 +6,9 @@ import statistics
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
-from binllm.figures.panels import Sheet, title
+from binllm.figures.panels import Sheet, logarithmic, title
 from binllm.figures.style import SERIES
 from binllm.report.ablation import Ablation, ablations
 from binllm.report.comparison import Comparison
@@ -26,7 +26,9 @@ def draw(comparison: Comparison, caption: str) -> Figure:
         _panel(axes, one)
     for axes in sheet.axes[len(found) :]:
         axes.set_visible(False)
-    text = f"{caption} Points are means over seeds, bars go from the smallest to the largest. Full precision: {full:,.2f}."
+    text = (
+        f"{caption} Points are means over seeds, bars go from the smallest to the largest. Full precision: {full:,.2f}."
+    )
     return sheet.finish(text, [])
 
 
@@ -43,9 +45,7 @@ def _panel(axes: Axes, one: Ablation) -> None:
         axes.set_xticks(places, [str(value) for value, _ in one.values], rotation=25, ha="right")
         axes.margins(x=0.15)
     if max(means) > DECADE * min(means):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes, "y")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     held = one.values[0][1][0].run.settings["objective.name"]
     title(axes, one.key + ("" if one.key.startswith("objective") else f" ({held})"), one.key, "token perplexity")

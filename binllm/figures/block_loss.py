@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from binllm.figures.panels import Sheet, block_axis, handle, look, title
+from binllm.figures.panels import Sheet, block_axis, handle, logarithmic, look, title
 from binllm.figures.style import GREY, SERIES
 from binllm.report.comparison import Comparison, Subject
+from binllm.report.facts import NAIVE, WEIGHT, loss_ratios
 from binllm.report.metrics import BLOCK_LOSS
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-WEIGHT, NAIVE = f"{BLOCK_LOSS}weight_align", f"{BLOCK_LOSS}output_align"
 COLUMNS = 4
 
 
@@ -30,7 +26,7 @@ def draw(comparison: Comparison, caption: str) -> Figure:
     subject = comparison.subjects[0]
     layers = list(dict.fromkeys(one.layer for one in subject.layers))
     names = [WEIGHT, NAIVE]
-    sheet = Sheet(-(-(len(layers) + 1) // COLUMNS), COLUMNS)
+    sheet = Sheet(-(-(len(layers) + 1) // COLUMNS), COLUMNS, height=1.75)
     for axes, layer in zip(sheet.axes, layers, strict=False):
         _panel(axes, subject, layer, names)
     for axes in sheet.axes[::COLUMNS]:
@@ -47,26 +43,19 @@ def _panel(axes: Axes, subject: Subject, layer: str, names: Sequence[str]) -> No
         axes.plot(blocks.index, blocks["median"], **look(order, len(blocks)))
         spread = {"color": SERIES[order][0], "alpha": 0.15, "linewidth": 0}
         axes.fill_between(blocks.index, blocks["least"], blocks["largest"], **spread)
-    axes.set_yscale("log")
+    logarithmic(axes, "y")
     block_axis(axes)
-    title(axes, layer, "block")
-
-
-def loss_ratios(subject: Subject, layers: Sequence[str]) -> Mapping[str, DataFrame]:
-    """For each layer name, block by block: the median loss under naive output alignment over that under weight alignment."""
-    return {
-        layer: (subject.by_block(NAIVE, layer)["median"] / subject.by_block(WEIGHT, layer)["median"]).dropna()
-        for layer in layers
-    }
+    title(axes, layer.rpartition(".")[2], "block")
 
 
 def _ratios(axes: Axes, subject: Subject, layers: Sequence[str]) -> None:
     """The ratio's median and quartiles over the blocks, a role a line; left of one, output alignment is better."""
-    for place, ratios in enumerate(loss_ratios(subject, layers).values()):
-        lower, median, upper = ratios.quantile([0.25, 0.5, 0.75])
+    ratios = loss_ratios(subject)
+    for place, layer in enumerate(layers):
+        lower, median, upper = ratios[layer].quantile([0.25, 0.5, 0.75])
         axes.plot([lower, upper], [place, place], color="#222222", linewidth=1.2)
         axes.plot([median], [place], color="#222222", marker="o", markersize=3.5)
     axes.axvline(1, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(layers)), [layer.rpartition(".")[2] for layer in layers])
     axes.invert_yaxis()
-    title(axes, "output / weight alignment", "ratio of losses")
+    title(axes, "ratio of losses", "output / weight alignment")

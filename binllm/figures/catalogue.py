@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from binllm.report.comparison import Comparison
+from binllm.report.facts import NAIVE, WEIGHT
 from binllm.report.metrics import BLOCK_LOSS, metric_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def catalogue() -> dict[str, Kind]:
             "Each layer alone is quantized in its full-precision block, under weight alignment and under naive output "
             f"alignment. Loss: {metric_of(BLOCK_LOSS).axis}; median over calibration batches, band: least to largest. Last "
             "panel: median and quartiles over the blocks.",
-            (block_loss.WEIGHT, block_loss.NAIVE),
+            (WEIGHT, NAIVE),
             block_loss.draw,
             only_first=True,
         ),
@@ -90,7 +91,9 @@ def catalogue() -> dict[str, Kind]:
             (),
             ablations.draw,
         ),
-        "pareto": Kind("Perplexity against stored bits", "A point a run; the line joins the Pareto front.", (), _pareto),
+        "pareto": Kind(
+            "Perplexity against stored bits", "A point a run; the line joins the Pareto front.", (), _pareto
+        ),
     }
 
 

@@ -11,6 +11,7 @@ from binllm.figures.panels import (
     Sheet,
     depth_lines,
     last_layers,
+    logarithmic,
     look,
     reference,
     run_handles,
@@ -26,7 +27,8 @@ SIMILARITY = (
 )
 PROXY, VARIATION = "attention/proxy_output_error", "attention/total_variation"
 ATTENTION = ("attention/kl", VARIATION, "attention/probability_cosine", "attention/logit_cosine", PROXY)
-DRIFT = ("stream/drift", "stream/output_energy", "accumulation/total", "accumulation/inherited", "accumulation/new")
+ACCUMULATION = ("accumulation/total", "accumulation/inherited", "accumulation/new")
+DRIFT = ("stream/drift", "stream/output_energy", *ACCUMULATION)
 SPECTRUM = "anisotropy/error_spectrum"
 SHAPE = ("anisotropy/error_log_variance", "anisotropy/error_condition")
 PAIRS = ("anisotropy/effective_rank", "anisotropy/mean_cosine", "anisotropy/top_energy", "anisotropy/massive")
@@ -51,7 +53,7 @@ def draw_attention(comparison: Comparison, caption: str) -> Figure:
     for subject in comparison.subjects:
         proxy, real = (subject.by_block(name, "")["median"] for name in (PROXY, VARIATION))
         axes.plot(proxy, real.reindex(proxy.index), **{**look(subject.order), "linestyle": "none"})
-    axes.set_xscale("log")
+    logarithmic(axes, "x")
     title(axes, "proxy against attention", "token-similarity error", "total variation")
     return sheet.finish(caption, run_handles(comparison))
 
@@ -63,7 +65,7 @@ def draw_drift(comparison: Comparison, caption: str) -> Figure:
     depth_lines(sheet.axes[0], comparison, "stream/drift", whole)
     depth_lines(sheet.axes[1], comparison, "stream/output_energy", last_layers(comparison))
     sheet.axes[1].axhline(1, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-    for axes, name in zip(sheet.axes[2:], ("accumulation/total", "accumulation/inherited", "accumulation/new"), strict=False):
+    for axes, name in zip(sheet.axes[2:], ACCUMULATION, strict=False):
         depth_lines(axes, comparison, name, whole)
     _inherited_share(sheet.axes[5], comparison)
     handles = [*run_handles(comparison), reference("energy of full precision")]
@@ -102,8 +104,7 @@ def draw_spectra(comparison: Comparison, caption: str) -> Figure:
             rows = subject.metric(SPECTRUM, "")
             values = rows[(rows["block"] == block) & (rows["value"] > 0)].sort_values("index")
             axes.plot(values["index"] + 1, values["value"], **look(subject.order, len(values)))
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        logarithmic(axes, "x", "y")
         title(axes, f"block {block}", "rank of the direction")
     sheet.axes[0].set_ylabel("error / output, eigenvalue", fontsize=7)
     return sheet.finish(caption, run_handles(comparison))

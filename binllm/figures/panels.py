@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from binllm.figures.style import DPI, GREY, GRID, SERIES
 from binllm.report.comparison import Comparison, Subject
@@ -51,7 +51,13 @@ class Sheet:
         if handles:
             place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, foot / height)}
             self.figure.legend(
-                handles=list(handles), ncols=columns, frameon=False, fontsize=7, handlelength=3.2, borderaxespad=0, **place
+                handles=list(handles),
+                ncols=columns,
+                frameon=False,
+                fontsize=7,
+                handlelength=3.2,
+                borderaxespad=0,
+                **place,
             )
         self.figure.text(0.012, 0.05 / height, "\n".join(small), fontsize=SMALL, va="bottom", linespacing=1.25)
         return self.figure
@@ -103,9 +109,24 @@ def depth_lines(axes: Axes, comparison: Comparison, name: str, layer: Sequence[s
         axes.plot(blocks.index, blocks["median"], **look(subject.order, len(blocks)))
         colour = SERIES[subject.order][0]
         axes.fill_between(blocks.index, blocks["lower"], blocks["upper"], color=colour, alpha=0.15, linewidth=0)
-    axes.set_yscale("log" if metric.log and _positive(comparison, name) else "linear")
+    if metric.log and _positive(comparison, name):
+        logarithmic(axes, "y")
     block_axis(axes)
     title(axes, metric.title, "block", metric.axis)
+
+
+def logarithmic(axes: Axes, *directions: str) -> None:
+    """Make axes logarithmic, with few ticks in plain numbers where there are less than two decades."""
+    for direction in directions:
+        getattr(axes, f"set_{direction}scale")("log")
+        axis = getattr(axes, f"{direction}axis")
+        low, high = sorted(axis.get_view_interval())
+        if high < 100 * low:
+            axis.set_major_locator(
+                MaxNLocator(4, steps=[1, 2, 5, 10]) if high < 4 * low else LogLocator(subs=(1.0, 2.0, 5.0))
+            )
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def block_axis(axes: Axes) -> None:

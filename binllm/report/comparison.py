@@ -1,28 +1,26 @@
 """Run folders side by side: what a figure or a report is made of.
 
-The series of a run are one tidy table with the columns of `COLUMNS`: its ``diagnostics.parquet``, and from ``layers.jsonl``
-the numbers of every layer (as ``layer/<field>``) and those of its diagnostics that the first does not hold.
+The series of a run are one tidy table in the form of `binllm.diagnostics.table`: its ``diagnostics.parquet``, and from
+``layers.jsonl`` the numbers of every layer (as ``layer/<field>``) and those of its diagnostics that the first does not hold.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from binllm.diagnostics.table import Row, read_diagnostics, to_table
 from binllm.errors import BinllmError, bad_value
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.inspect import status_line
 from binllm.tracking.records import LayerRecord
 from binllm.tracking.runs import NO_NUMBERS, Run, check_one_model, read_run
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-FILE = "diagnostics.parquet"
-COLUMNS = {"block": "int32", "layer": "str", "role": "str", "metric": "str", "index": "int32", "value": "float64"}
 LAYER_NUMBERS = ("relative_error_weight", "relative_error_target", "q_before", "q_after", "amp_rejected", "seconds")
 MODEL_KEYS = ("model.name", "model.id", "model.path")
 NAMES = ("objective.name", "binarization.name", "solver.name", "asymmetric.name", "dataset.name", "seed")
@@ -46,14 +44,14 @@ class Subject:
     label: str
     run: Run
     layers: Sequence[LayerRecord]
-    series: DataFrame
+    series: pd.DataFrame
 
     @property
     def last_layer(self) -> str:
         """The last linear layer of a block, whose output goes into the residual stream."""
         return [one.layer for one in self.layers if one.block == self.layers[0].block][-1]
 
-    def metric(self, name: str, layer: str | None = None) -> DataFrame:
+    def metric(self, name: str, layer: str | None = None) -> pd.DataFrame:
         """The rows of a metric; with ``layer`` of that layer only, "" for the whole block."""
         rows = self.series[self.series["metric"] == name]
         return rows if layer is None else rows[rows["layer"] == layer]
@@ -62,7 +60,7 @@ class Subject:
         """Whether the run has a finite value of a metric."""
         return bool(self.metric(name)["value"].notna().any())
 
-    def by_block(self, name: str, layer: str | None = None) -> DataFrame:
+    def by_block(self, name: str, layer: str | None = None) -> pd.DataFrame:
         """Median, quartiles, least and largest finite value of each block, indexed by the block."""
         finite = self.metric(name, layer).dropna(subset="value")
         quantiles = finite.groupby("block")["value"].quantile([0, 0.25, 0.5, 0.75, 1]).unstack()
@@ -152,8 +150,9 @@ def labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     """
     found = [_name(one) for one in settings]
     shared = Counter(found)
+    alike = {name: [one for one in settings if _name(one) == name] for name in shared}
     return [
-        name if shared[name] == 1 else f"{name} {_apart(own, [s for s, n in zip(settings, found, strict=True) if n == name])}"
+        name if shared[name] == 1 else f"{name} {_apart(own, alike[name])}"
         for own, name in zip(settings, found, strict=True)
     ]
 
@@ -165,7 +164,9 @@ def _name(settings: dict[str, Any]) -> str:
 
 def _apart(own: dict[str, Any], alike: Sequence[dict[str, Any]]) -> str:
     """The settings of one configuration that are not the same in all of them: names first, then single keys."""
-    keys = [key for key in own if key.split(".")[0] not in NO_NUMBERS and any(one.get(key) != own[key] for one in alike)]
+    keys = [
+        key for key in own if key.split(".")[0] not in NO_NUMBERS and any(one.get(key) != own[key] for one in alike)
+    ]
     named = {key.split(".")[0] for key in keys if key in NAMES and key != "seed"}
     shown = [key for key in keys if key in NAMES or key.split(".")[0] not in named]
     words = [_word(key, own[key]) for key in shown]
@@ -186,42 +187,16 @@ def _numbered(own: dict[str, Any], alike: Sequence[dict[str, Any]], words: Seque
     return " ".join([*words[: MANY - 1], f"({1 + next(i for i, one in enumerate(alike) if one is own)})"])
 
 
-def _series(folder: Path, layers: Sequence[LayerRecord]) -> DataFrame:
-    from pandas import DataFrame, concat
-
+def _series(folder: Path, layers: Sequence[LayerRecord]) -> pd.DataFrame:
+    if not RunPaths(folder).diagnostics.exists():
+        return to_table(_layer_rows(layers, set()))
     stored = read_diagnostics(folder)
-    known = set() if stored is None else set(stored["metric"].unique())
-    own = DataFrame(_layer_rows(layers, known), columns=list(COLUMNS)).astype(COLUMNS)
-    return own if stored is None or stored.empty else concat([stored, own], ignore_index=True)
+    return pd.concat([stored, to_table(_layer_rows(layers, set(stored["metric"])))], ignore_index=True)
 
 
-def _layer_rows(layers: Iterable[LayerRecord], known: set[str]) -> Iterable[tuple[Any, ...]]:
+def _layer_rows(layers: Iterable[LayerRecord], known: set[str]) -> Iterator[Row]:
     for one in layers:
         numbers = {f"layer/{name}": getattr(one, name) for name in LAYER_NUMBERS}
         numbers |= {name: value for name, value in one.diagnostics.items() if name not in known}
         for name, value in numbers.items():
-            yield one.block, one.layer, one.role, name, 0, value
-
-
-def read_diagnostics(folder: Path) -> DataFrame | None:
-    """The diagnostics of a run folder; None if it has none.
-
-    Raises:
-        BinllmError: The file is not a Parquet file with the columns of `COLUMNS`.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        from pandas import read_parquet
-
-        table = read_parquet(path, engine="pyarrow")
-        missing = [name for name in COLUMNS if name not in table]
-        if missing:
-            raise BinllmError(f"{path}: the columns {', '.join(missing)} are missing; it has {', '.join(table.columns)}")
-        return table[list(COLUMNS)].astype(COLUMNS)
-    except ImportError as error:
-        raise BinllmError(f"{path} needs pandas and pyarrow: pip install 'binllm[figures]'") from error
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise BinllmError(f"{path} cannot be read as a table of diagnostics: {reason}") from error
+            yield Row(one.block, one.layer, one.role, name, 0, value)
