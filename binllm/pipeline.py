@@ -62,10 +62,7 @@ def run(composed: Any) -> RunFolder:
     """
     config: RunConfig = build(composed)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    groups = (*ALGORITHMS, "diagnostics")
-    versions = {group: version_of(getattr(config, group)) for group in groups}
-    unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    digest = config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT + unused)
+    digest = identity(config, resolved)
     name = run_name(model_name(config), config.objective.name, digest)
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         if folder.status() != "done":
@@ -79,6 +76,13 @@ def run(composed: Any) -> RunFolder:
         if not folder.wandb.exists():
             export_run(folder, config.tracker, resolved)
         return folder
+
+
+def identity(config: RunConfig, resolved: dict[str, Any]) -> str:
+    """The hash that names a run: of all that determines its files. A group that is not used leaves no mark."""
+    versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
+    unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
+    return config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT + unused)
 
 
 def model_name(config: RunConfig) -> str:

@@ -117,7 +117,10 @@ class Anisotropy:
             "error_log_variance": [float(positive.log().var(correction=0)) if len(positive) else 0.0],
             "error_condition": [float(positive[0] / positive[-1]) if len(positive) else 1.0],
         }
-        of_streams = {"x": self.x.numbers(values), "x_hat": self.x_hat.numbers(torch.linalg.eigvalsh(self.x_hat.moment))}
+        of_streams = {
+            "x": self.x.numbers(values),
+            "x_hat": self.x_hat.numbers(torch.linalg.eigvalsh(self.x_hat.moment)),
+        }
         for stream, numbers in of_streams.items():
             found |= {f"{name}_{stream}": [value] for name, value in numbers.items()}
         return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+UNSEEN = -1e30  # a logit whose probability is exactly 0, and whose difference to another one is not NaN
 NAMES = ("kl", "total_variation", "probability_cosine", "logit_cosine")
 
 
@@ -63,44 +64,48 @@ def row_drift(logits: Tensor, logits_hat: Tensor, seen: Tensor) -> Tensor:
         (4, ..., queries): ``KL(P || P̂)`` in nats; total variation ``Σ|P - P̂|/2``, 0 to 1; cosine of P and P̂; cosine of
         the logits after each row's mean is taken off, because a constant in a row changes no probability.
     """
-    log_p, log_q = (l.masked_fill(~seen, -torch.inf).log_softmax(-1) for l in (logits, logits_hat))
-    p, q = log_p.exp(), log_q.exp()
-    kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
-    count = seen.sum(-1, keepdim=True).clamp_min(1)
-    centred = [torch.where(seen, l - torch.where(seen, l, 0.0).sum(-1, keepdim=True) / count, 0.0) for l in (logits, logits_hat)]
+    both = [one.masked_fill(~seen, UNSEEN) for one in (logits, logits_hat)]
+    p, q = (one.softmax(-1) for one in both)
+    log_p, log_q = (one.log_softmax(-1) for one in both)
     cosine = torch.nn.functional.cosine_similarity
-    return torch.stack((kl, (p - q).abs().sum(-1) / 2, cosine(p, q, dim=-1), cosine(*centred, dim=-1)))
+    centred = [_centred(one, seen) for one in (logits, logits_hat)]
+    kl, variation = (p * (log_p - log_q)).sum(-1), (p - q).abs().sum(-1) / 2
+    return torch.stack((kl, variation, cosine(p, q, dim=-1), cosine(*centred, dim=-1)))
+
+
+def _centred(logits: Tensor, seen: Tensor) -> Tensor:
+    kept = logits.masked_fill(~seen, 0.0)
+    mean = kept.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
+    return (kept - mean).masked_fill_(~seen, 0.0)
 
 
 def attention_drift(full: Attended, quantized: Attended) -> AttentionDrift:
-    """Compare two passes of one block over the same tokens; one sequence and key head at a time, so memory is small."""
-    heads = full.query.shape[1]
-    group = heads // full.key.shape[1]
+    """Compare two passes of one block over the same tokens; one head of one sequence at a time, so memory is small."""
+    sequences, heads = full.query.shape[:2]
     sums, queries = torch.zeros(heads, len(NAMES), dtype=torch.float64, device=full.query.device), 0
-    for sequence in range(len(full.query)):
-        for start in range(0, heads, group):
-            span = slice(start, start + group)
-            bias, seen = _mask(full, sequence, span)
-            rows = seen[0].sum(-1) > 1
-            logits, logits_hat = (_logits(one, sequence, span) + bias for one in (full, quantized))
-            sums[span] += row_drift(logits, logits_hat, seen)[..., rows].double().sum(-1).T
+    for sequence in range(sequences):
+        for head in range(heads):
+            bias, seen = _mask(full, sequence, head)
+            rows = seen.sum(-1) > 1
+            logits, logits_hat = (_logits(one, sequence, head) + bias for one in (full, quantized))
+            sums[head] += row_drift(logits, logits_hat, seen)[:, rows].double().sum(-1)
         queries += int(rows.sum())
     return AttentionDrift(sums, queries)
 
 
-def _logits(attended: Attended, sequence: int, heads: slice) -> Tensor:
-    query, key = attended.query[sequence, heads], attended.key[sequence, heads.start // (heads.stop - heads.start)]
+def _logits(attended: Attended, sequence: int, head: int) -> Tensor:
+    shared = attended.query.shape[1] // attended.key.shape[1]
+    query, key = attended.query[sequence, head], attended.key[sequence, head // shared]
     wide = torch.promote_types(query.dtype, torch.float32)
     return (query.to(wide) @ key.to(wide).T) * attended.scaling
 
 
-def _mask(full: Attended, sequence: int, heads: slice) -> tuple[Tensor, Tensor]:
-    """What is added to the logits of some heads, and which keys they see: each (heads or 1, length, length)."""
+def _mask(full: Attended, sequence: int, head: int) -> tuple[Tensor, Tensor]:
+    """What is added to the logits of a head, and which keys it sees: each (length, length)."""
     length, zero = full.query.shape[2], torch.zeros((), device=full.query.device)
     if full.mask is None:
-        return zero, torch.ones(1, length, length, dtype=torch.bool, device=zero.device).tril()
-    mask = full.mask[min(sequence, len(full.mask) - 1), ..., :length]
-    mask = mask[heads] if len(mask) > 1 else mask
+        return zero, torch.ones(length, length, dtype=torch.bool, device=zero.device).tril()
+    mask = full.mask[min(sequence, len(full.mask) - 1), min(head, full.mask.shape[1] - 1), :, :length]
     if mask.dtype == torch.bool:
         return zero, mask
     seen = mask > torch.finfo(mask.dtype).min / 2

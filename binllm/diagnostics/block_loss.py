@@ -6,7 +6,6 @@ Everything else stays full precision, earlier blocks too, so that X̂ = X and on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +55,25 @@ def block_losses(
         return fit_layer(linears[name], objective, statistics, plan)[-1]
 
     tasks = [(name, objective) for name in reader for objective in objectives]
-    for (name, objective), packed in zip(tasks, side_by_side(fit, tasks, fitted_side_by_side(block, linears)), strict=True):
+    for (name, objective), packed in zip(
+        tasks, side_by_side(fit, tasks, fitted_side_by_side(block, linears)), strict=True
+    ):
         with installed(block, {name: packed}):
             outputs = [streams.call(block, streams.x[span]) for span in spans]
-        yield name, objective.name, [loss for pair in zip(targets, outputs, strict=True) for loss in relative_loss(*pair)]
+        yield (
+            name,
+            objective.name,
+            [loss for pair in zip(targets, outputs, strict=True) for loss in relative_loss(*pair)],
+        )
 
 
 def _moments(streams: DualStream, block: nn.Module, weights: set[TokenWeights]) -> dict[Weighted, Moments]:
     linears = linear_layers(block)
     readers = [group[0] for group in stages(block)]
     device = streams.device
-    found = {(name, weight): Moments(linears[name].in_features, weight, device) for name in readers for weight in weights}
+    found = {
+        (name, weight): Moments(linears[name].in_features, weight, device) for name in readers for weight in weights
+    }
     for span in streams.spans:
         inputs = run_pass(streams, block, streams.x[span], dict.fromkeys(readers)).inputs
         for (name, _), moments in found.items():

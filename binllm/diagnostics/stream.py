@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TOKENS = 256  # compared at once: their temporaries stay in the cache
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -56,15 +58,20 @@ def compare(target: Tensor, found: Tensor) -> Comparison:
         found: The same shape.
     """
     dtype = torch.promote_types(target.dtype, torch.float32)
-    target, found = target.to(dtype), found.to(dtype)
-    energy, energy_found, product = (
-        torch.linalg.vecdot(a, b).double() for a, b in ((target, target), (found, found), (target, found))
+    parts = zip(*(one.flatten(0, -2).split(TOKENS) for one in (target, found)), strict=True)
+    first, *others = (_compare(one.to(dtype), other.to(dtype)) for one, other in parts)
+    return sum(others, first)
+
+
+def _compare(target: Tensor, found: Tensor) -> Comparison:
+    norm, norm_found, norm_error = (
+        torch.linalg.vector_norm(one, dim=-1).double() for one in (target, found, target - found)
     )
-    difference = target - found
-    error = torch.linalg.vecdot(difference, difference).double().sum()
-    norms = (energy * energy_found).sqrt()
+    norms = norm * norm_found
+    product = torch.linalg.vecdot(target, found).double()
     cosine = torch.where(norms > 0, product / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    return Comparison(float(error), float(energy.sum()), float(energy_found.sum()), float(cosine.sum()), norms.numel())
+    error, energy, energy_found = (float(one.square().sum()) for one in (norm_error, norm, norm_found))
+    return Comparison(error, energy, energy_found, float(cosine.sum()), len(norms))
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,7 @@ class StreamDrift:
     stream: Comparison
 
     def __add__(self, other: StreamDrift) -> StreamDrift:
-        return StreamDrift(
-            self.conditioned + other.conditioned, self.output + other.output, self.stream + other.stream
-        )
+        return StreamDrift(self.conditioned + other.conditioned, self.output + other.output, self.stream + other.stream)
 
     def numbers(self) -> dict[str, list[float]]:
         """Dimensionless: relative squared errors, mean cosines, ``drift = ||X - X̂||/||X||``, ratio of energies."""

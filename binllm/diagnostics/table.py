@@ -58,7 +58,9 @@ def read_parquet(path: Path) -> pd.DataFrame:
         raise BinllmError(f"{path} is missing: a run writes it with diagnostics=standard or full") from error
     except Exception as error:  # whatever pyarrow meets in a user's file is a fault of that file
         reason = str(error).splitlines()[0]
-        raise BinllmError(f"{path} cannot be read as parquet ({reason}); remove the run folder and run again") from error
+        raise BinllmError(
+            f"{path} cannot be read as parquet ({reason}); remove the run folder and run again"
+        ) from error
     if list(table.columns) != list(TYPES):
         raise BinllmError(f"{path}: the columns are {', '.join(map(str, table.columns))} instead of {', '.join(TYPES)}")
     return table.astype(TYPES)

@@ -43,7 +43,7 @@ class TokenDrift:
         return TokenDrift(self.conditioned + other.conditioned, self.output + other.output)
 
     def numbers(self) -> dict[str, list[float]]:
-        """``||S - Ŝ||²_F / ||S||²_F``, which is twice one minus the mean cosine of the rows; 0 to 2 for similar signs, at most 4."""
+        """``||S - Ŝ||²_F / ||S||²_F``, which is twice one minus the mean cosine of the rows: 0 to 4."""
         return {
             "conditioned_error": [self.conditioned.relative_error],
             "output_error": [self.output.relative_error],

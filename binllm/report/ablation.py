@@ -11,7 +11,7 @@ from typing import Any
 from binllm.report.comparison import Subject
 from binllm.tracking.runs import NO_NUMBERS
 
-LEFT_OUT = (*NO_NUMBERS, "seed", "threads", "device", "diagnostics", "evaluation", "kernel")
+LEFT_OUT = (*NO_NUMBERS, "seed", "threads", "device", "evaluation", "kernel")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from binllm.tracking.folder import RunPaths
 from binllm.tracking.records import BitsRecord, PerplexityRecord, Provenance, RunRecord, RunStatus
 
 PROTOCOL = ("model", "dataset", "evaluation")  # groups of the configuration that must agree within a table
-NO_NUMBERS = ("paths", "tracker", "plugins", "method")  # keys that change no number
+NO_NUMBERS = ("paths", "tracker", "plugins", "method", "diagnostics")  # keys that change no number
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ The files are the truth and this is a copy of them, so it is made once, from the
 and resumed five times is still one W&B run, and every job of a multirun has its own. Nothing that goes wrong
 here stops or fails a run: one warning, and the reason in run.json.
 
-Series: ``layer/*`` over ``layer/index`` (one point a layer), ``block/*`` and ``role/<role>/*`` over
+Series: ``layer/*`` over ``layer/index`` (one point a layer), ``block/*``, ``role/<role>/*`` and ``diagnostics/*`` over
     ``block/index``.
-Summary: perplexities, bits, times, peaks under the names they have in run.json, dotted.
+Summary: perplexities, bits, times, peaks under the names they have in run.json, dotted; the run's ``diagnostics/*``.
+Images: ``figures/<name>`` for every figures/<name>.png.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from binllm.diagnostics import read_diagnostics
+from binllm.diagnostics.series import PREFIX, block_series, summarise
 from binllm.tracking.config import TrackerConfig, TrackerMode
-from binllm.tracking.folder import RunFolder
+from binllm.tracking.folder import RunFolder, RunPaths
 from binllm.tracking.json_codec import encode
 from binllm.tracking.records import LayerRecord, RunRecord, RunStatus
 
 log = logging.getLogger(__name__)
 
+AXES = {"layer/*": "layer/index"} | dict.fromkeys(("block/*", "role/*", f"{PREFIX}/*"), "block/index")
 ROLE_SERIES = ("q_before", "q_after", "relative_error_weight", "relative_error_target")
 
 
@@ -45,7 +49,7 @@ def export_run(folder: RunFolder, tracker: TrackerConfig, config: dict[str, Any]
         record = folder.read_record()
         if record is None:
             raise FileNotFoundError(f"{folder.record} is missing")
-        _export(folder.wandb, tracker, encode(config), record, folder.read_layers())
+        _export(folder, tracker, encode(config), record)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         log.warning("the W&B export of %s failed, the run is not affected: %s", folder.path, reason)
@@ -62,15 +66,16 @@ def _note_failure(folder: RunFolder, reason: str) -> None:
 
 
 def _export(
-    folder: Path,
+    folder: RunFolder,
     tracker: TrackerConfig,
     config: dict[str, Any],
     record: RunRecord,
-    layers: Sequence[LayerRecord],
 ) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with _environment(folder, tracker.mode), _session() as wandb:
+    shutil.rmtree(folder.wandb, ignore_errors=True)
+    folder.wandb.mkdir(parents=True)
+    layers = folder.read_layers()
+    table = read_diagnostics(folder.path) if folder.diagnostics.exists() else None
+    with _environment(folder.wandb, tracker.mode), _session() as wandb:
         run = wandb.init(
             project=tracker.project,
             entity=tracker.entity,
@@ -80,13 +85,18 @@ def _export(
             config=config,
             resume="allow" if tracker.mode is TrackerMode.online else None,
             reinit="create_new",
-            settings=_settings(wandb, folder, tracker.mode),
+            settings=_settings(wandb, folder.wandb, tracker.mode),
         )
         try:
             _define_axes(run)
             for row in (*layer_rows(layers), *block_rows(layers)):
                 run.log(row)
             run.summary.update(summary_values(record))
+            if table is not None:
+                for row in block_series(table):
+                    run.log(row)
+                run.summary.update({f"{PREFIX}/{name}": value for name, value in summarise(table).items()})
+            log_figures(run, folder)
         finally:
             run.finish(exit_code=0 if record.status is RunStatus.complete else 1)
 
@@ -154,10 +164,23 @@ def _environment(folder: Path, mode: TrackerMode) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
+def log_figures(run: Any, folder: RunPaths) -> None:
+    """Log every image of a run folder's ``figures`` under its name; none, if nobody made any.
+
+    Args:
+        run: An open W&B run.
+        folder: The run folder.
+    """
+    import wandb
+
+    for path in sorted(folder.figures.glob("*.png")):
+        run.log({f"figures/{path.stem}": wandb.Image(str(path))})
+
+
 def _define_axes(run: Any) -> None:
     for axis in ("layer/index", "block/index"):
         run.define_metric(axis, hidden=True, summary="none")
-    for pattern, axis in (("layer/*", "layer/index"), ("block/*", "block/index"), ("role/*", "block/index")):
+    for pattern, axis in AXES.items():
         run.define_metric(pattern, step_metric=axis, summary="none")
 
 
