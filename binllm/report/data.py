@@ -84,11 +84,9 @@ def _spectra(rows: pd.DataFrame) -> dict[str, list[list[Any]]]:
 
 def _layer_numbers(subject: Subject) -> pd.DataFrame:
     """The columns of `LAYER_METRICS` by block and layer."""
-    found = {
-        name: subject.metric(metric).groupby(["block", "layer"])["value"].mean()
-        for name, metric in LAYER_METRICS.items()
-    }
-    return pd.DataFrame({name: values for name, values in found.items() if len(values)})
+    found = {name: subject.metric(metric) for name, metric in LAYER_METRICS.items()}
+    means = {name: rows.groupby(["block", "layer"])["value"].mean() for name, rows in found.items() if len(rows)}
+    return pd.DataFrame(means)
 
 
 def _rows(subject: Subject, table: pd.DataFrame, measured: Iterable[str]) -> Iterable[list[Any]]:

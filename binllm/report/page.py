@@ -24,14 +24,8 @@ PARTS = Path(__file__).parent / "parts"
 SCRIPTS = ("plot.js", "heat.js", "views.js", "table.js")
 MOST = 8  # runs of a page, as many as can be told apart by their lines
 HEADINGS = (
-    "run",
-    "perplexity",
-    "of full precision",
-    "nominal bits",
-    "stored bits",
-    "whole model",
-    "quantize",
-    "peak memory",
+    *("run", "perplexity", "of full precision", "nominal bits", "stored bits"),
+    *("whole model", "quantize", "peak memory"),
 )
 
 
@@ -80,7 +74,7 @@ def render(comparison: Comparison) -> str:
         summary=[_summary(one) for one in subjects],
         definition=subjects[0].run.quantized.definition,
         together=together,
-        findings=found,
+        findings={label: _by_topic(findings) for label, findings in found.items()},
         thresholds=_thresholds([*together, *(one for findings in found.values() for one in findings)]),
         undiagnosed=[one.label for one in subjects if not RunPaths(one.run.folder).diagnostics.exists()],
         differences=_differences(comparison),
@@ -115,6 +109,12 @@ def _summary(subject: Subject) -> list[str]:
         format_seconds(seconds) if seconds is not None else "-",
         format_bytes(peak) if peak else "-",
     ]
+
+
+def _by_topic(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    return {
+        topic: [one for one in findings if one.topic == topic] for topic in dict.fromkeys(f.topic for f in findings)
+    }
 
 
 def _thresholds(findings: Sequence[Finding]) -> dict[str, float]:
