@@ -108,8 +108,8 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: introspection.Para
     """Declare one argument from a parameter: str, int, float, Path, Enum, bool (a switch), or a list of them."""
     options: dict[str, Any] = {}
     required = parameter.default is parameter.empty
-    members = [one for one in typing.get_args(hint) if one is not type(None)]
-    kind = members[0] if members else hint
+    hint = next((one for one in typing.get_args(hint) if type(None) in typing.get_args(hint)), hint)  # without "| None"
+    kind = (typing.get_args(hint) or (hint,))[0]
     if typing.get_origin(hint) is list:
         options["nargs"] = "+" if required else "*"
     if kind is bool:
