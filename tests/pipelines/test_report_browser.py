@@ -102,7 +102,7 @@ def test_a_chosen_series_is_drawn(page: Any):
     before = figure.locator("path.series").first.get_attribute("d")
     figure.locator("select").first.select_option("attention/kl")
     assert figure.locator("path.series").first.get_attribute("d") != before
-    assert "nats" in figure.locator("svg[role=img]").inner_text()
+    assert "nats" in figure.locator("svg[role=img]").text_content()
 
 
 def test_opposite_runs_get_opposite_sentences_on_the_page(page: Any):
