@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from binllm.figures.panels import (
     Sheet,
+    block_axis,
     depth_lines,
     last_layers,
     logarithmic,
@@ -77,6 +78,7 @@ def _inherited_share(axes: Axes, comparison: Comparison) -> None:
         inherited, new = (subject.by_block(f"accumulation/{name}", "")["median"] for name in ("inherited", "new"))
         axes.plot(inherited.index, inherited / (inherited + new), **look(subject.order, len(inherited)))
     axes.set_ylim(0, 1)
+    block_axis(axes)
     title(axes, "inherited share of the error", "block", "inherited / (inherited + new)")
 
 

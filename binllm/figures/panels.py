@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -20,7 +21,7 @@ from binllm.report.metrics import metric_of
 WIDTH, PANEL_HEIGHT = 7.4, 1.95  # inches: a page's text width; height of a panel with its labels
 SMALL = 5.5  # points
 SMALL_LINE, SMALL_WIDTH = 0.105, 165  # inches a line, characters a line
-LEGEND_LINE, LEGEND_COLUMNS = 0.19, 4
+LEGEND_LINE, LEGEND_COLUMNS = 0.19, 5
 MARKERS = 8  # at most so many markers on a line
 
 
@@ -47,7 +48,11 @@ class Sheet:
         panels = self.figure.get_figheight()
         height = panels + legend + foot
         self.figure.set_figheight(height)
-        self.figure.get_layout_engine().set(rect=(0, (foot + legend) / height, 1, panels / height))  # type: ignore[union-attr]
+        layout = self.figure.get_layout_engine()
+        assert isinstance(layout, ConstrainedLayoutEngine)
+        layout.set(rect=(0, (foot + legend) / height, 1, panels / height))
+        layout.execute(self.figure)
+        self.figure.set_layout_engine("none")  # found once, not again for every file
         if handles:
             place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, foot / height)}
             self.figure.legend(
