@@ -17,7 +17,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup setup-dev table baselines benchmark clean
+.PHONY: help demo test setup setup-dev table baselines diagnosis benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ baselines: $(FIGURES)  ## make the runs of every published method (or find them 
 	$(RUN) experiments.baselines.pareto $(RESULTS) --out $(RESULTS)/tables && \
 	$(RUN) experiments.baselines.table $(RESULTS) --readme README.md --out $(RESULTS)/tables && exit $$status
 
+diagnosis: $(FIGURES)  ## make the runs that say why objectives fail (or find them done), their figures and report
+	$(VENV)/bin/binllm experiment=block_loss paths.results=$(RESULTS)
+	$(VENV)/bin/binllm experiment=diagnosis objective=output_align,output_error,proposed paths.results=$(RESULTS)
+	$(RUN) experiments.diagnosis.make $(RESULTS) --out $(RESULTS)/diagnosis
+
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
 	$(RUN) experiments.benchmarks.cost
 
@@ -74,7 +79,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(FIGURES): $(RUNTIME)
-	@echo "installing matplotlib (once)"
+	@echo "installing what figures and reports need (once)"
 	@$(PIP) -e '.[figures]'
 	@touch $@
 

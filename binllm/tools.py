@@ -1,6 +1,6 @@
 """The command ``binllm-tools``: everything that is not a run.
 
-A sub-command is one function in `COMMANDS`. Its parameters are the command's arguments (one without a default is
+A sub-command is one function with ``@command``. Its parameters are the command's arguments (one without a default is
 positional, one with a default is ``--an-option``), its docstring's first line is the help, and a `BinllmError` is one
 line on stderr. Functions import what they need themselves, so that ``--help`` stays quick.
 """
@@ -19,8 +19,16 @@ from typing import Any, NoReturn
 from binllm.errors import BinllmError, bad_value
 
 PROGRAM = "binllm-tools"
+COMMANDS: dict[str, Callable[..., None]] = {}
 
 
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a sub-command of its name."""
+    COMMANDS[function.__name__] = function
+    return function
+
+
+@command
 def inspect(run: Path) -> None:
     """Print a run's table and its layer records, whether it is finished or not."""
     from binllm.tracking.inspect import print_run
@@ -28,6 +36,7 @@ def inspect(run: Path) -> None:
     print_run(run)
 
 
+@command
 def golden(folder: Path) -> None:
     """Compare with the published code of BiLLM and ARB-LLM, case by case, as recorded in a folder of golden vectors."""
     from binllm.golden.report import print_report
@@ -36,6 +45,7 @@ def golden(folder: Path) -> None:
         raise SystemExit(1)
 
 
+@command
 def diagnose(runs: list[Path], metric: list[str] = []) -> None:  # noqa: B006 read by the parser, never changed
     """Print the diagnostics of runs side by side, all or some metrics: means over the blocks."""
     from binllm.diagnostics.printing import print_diagnoses
@@ -43,7 +53,33 @@ def diagnose(runs: list[Path], metric: list[str] = []) -> None:  # noqa: B006 re
     print_diagnoses(runs, metric)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden, diagnose)}
+@command
+def figures(
+    runs: list[Path], out: Path | None = None, only: list[str] | None = None, metrics: list[str] | None = None
+) -> None:
+    """Draw the figures of run folders as SVG and PNG: all that they have the series for.
+
+    --out: folder for the files; <run folder>/figures for one run, figures in the working directory for several.
+    --only: names of figures. --metrics: series to draw over depth, such as stream/drift.
+    """
+    from binllm.figures.making import make_figures
+    from binllm.report.comparison import read_comparison
+
+    folder = out or (runs[0] / "figures" if len(runs) == 1 else Path("figures"))
+    files, left_out = make_figures(read_comparison(runs), folder, only or [], metrics or [])
+    for path in files:
+        print(f"written: {path}")
+    for reason in left_out.values():
+        print(f"left out: {reason}")
+
+
+@command
+def report(runs: list[Path], out: Path = Path("report.html")) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side."""
+    from binllm.report.page import write_page
+
+    write_page(runs, out)
+    print(f"written: {out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,8 +124,8 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: introspection.Para
     """Declare one argument from a parameter: str, int, float, Path, Enum, bool (a switch), or a list of them."""
     options: dict[str, Any] = {}
     required = parameter.default is parameter.empty
-    members = [one for one in typing.get_args(hint) if one is not type(None)]
-    kind = members[0] if members else hint
+    hint = next((one for one in typing.get_args(hint) if type(None) in typing.get_args(hint)), hint)  # without "| None"
+    kind = (typing.get_args(hint) or (hint,))[0]
     if typing.get_origin(hint) is list:
         options["nargs"] = "+" if required else "*"
     if kind is bool:

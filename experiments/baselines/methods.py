@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Family:
-    """Presets that share a marker in the plot.
-
-    Attributes:
-        title: As in the legend.
-        marker: Matplotlib's marker; filled, so that a hollow one can mean asymmetric calibration.
-        colour: From Okabe and Ito's palette, which colour-blind readers can tell apart.
-    """
-
-    title: str
-    marker: str
-    colour: str
-
+from binllm.figures.style import Family
 
 ROUNDING = Family("round to nearest, XNOR", "o", "#7a7a7a")
 GPTQ = Family("GPTQ", "s", "#000000")

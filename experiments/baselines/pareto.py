@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.figure import Figure
 
 from binllm.errors import BinllmError
-from binllm.tracking.atomic import replacing
-from experiments.baselines.figure import STYLE, draw
+from binllm.figures.entries import Entry
+from binllm.figures.files import save
+from binllm.figures.pareto import draw
+from binllm.figures.style import STYLE
+from experiments.baselines.methods import METHODS
 from experiments.baselines.sweep import Row, collect
 from experiments.baselines.table import parser
 from experiments.common.markdown import protocol_lines
@@ -39,16 +41,22 @@ def small_print(rows: Sequence[Row]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def save(figure: Figure, rows: Sequence[Row], folder: Path) -> list[Path]:
+def entries(rows: Sequence[Row]) -> list[Entry]:
+    """The rows that have a run, as the plot takes them."""
+    return [
+        Entry(row.label, row.runs, METHODS[row.method].family, hollow=row.asymmetric != "none")
+        for row in rows
+        if row.runs
+    ]
+
+
+def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write ``baselines.svg`` and ``baselines.png`` with title, protocol and full run ids as metadata."""
+    caption = small_print(rows)
     ids = ", ".join(run.record.run_id for row in rows for run in row.runs)
-    said = {"Title": "Perplexity against stored bits", "Description": f"{small_print(rows)} Run folders: {ids}."}
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "baselines.svg", folder / "baselines.png"]
-    for path, more in zip(paths, ({"Date": None}, {"Software": None}), strict=True):
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], metadata={**said, **more})
-    return paths
+    with matplotlib.rc_context(STYLE):
+        figure = draw(entries(rows), caption)
+        return save(figure, folder / "baselines", "Perplexity against stored bits", f"{caption} Run folders: {ids}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("Plot perplexity against stored bits from run folders.").parse_args(arguments)
     try:
         rows = collect(options.results, options.overrides)
-        with matplotlib.rc_context(STYLE):
-            paths = save(draw(rows, small_print(rows)), rows, options.out)
+        paths = plot(rows, options.out)
     except (BinllmError, OSError) as error:
         print(f"baselines: error: {error}", file=sys.stderr)
         return 2

@@ -22,8 +22,9 @@ from binllm.configuration import CONF, compose_run
 from binllm.errors import bad_value
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.records import RunStatus
+from binllm.tracking.runs import Run, check_one_model, flatten, read_run, read_settings
 from experiments.baselines.methods import ASYMMETRIC
-from experiments.common.runs import Run, check_one_model, check_same, flatten, read_run, read_settings
+from experiments.common.runs import check_same
 
 EXPERIMENTS = ("baselines", "baselines_asymmetric", "baselines_seeds")
 SWEPT = {"method": "best", "asymmetric": "none", "seed": "0"}  # with what they are in config.yaml

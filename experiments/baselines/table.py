@@ -17,10 +17,10 @@ from pathlib import Path
 
 from binllm.errors import BinllmError
 from binllm.tracking.atomic import write_text
+from binllm.tracking.runs import Run
 from experiments.baselines.methods import METHODS
 from experiments.baselines.sweep import Absent, Row, collect, near_misses
 from experiments.common.markdown import grid, made_by, number, protocol_lines, replace_between
-from experiments.common.runs import Run
 
 MARKERS = ("<!-- baselines -->", "<!-- /baselines -->")
 TEXT = ("method", "paper", "error feedback", "asymmetric", "seeds")

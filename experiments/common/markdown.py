@@ -9,7 +9,7 @@ from pathlib import Path
 
 from binllm.errors import BinllmError
 from binllm.tracking.records import Provenance
-from experiments.common.runs import Run
+from binllm.tracking.runs import Run
 
 
 def number(values: Sequence[float]) -> str:

@@ -8,7 +8,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from experiments.common.runs import Run, check_one_model, check_same
+from binllm.tracking.runs import Run, check_one_model
+from experiments.common.runs import check_same
 
 Row = Sequence[Run]  # equal but for the seed
 Table = Sequence[Row]  # of one protocol; every row has the same seeds

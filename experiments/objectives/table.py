@@ -16,8 +16,9 @@ from pathlib import Path
 from binllm.errors import BinllmError, bad_value
 from binllm.tracking.atomic import write_text
 from binllm.tracking.memory import format_bytes
+from binllm.tracking.runs import Run, read_run
 from experiments.common.markdown import grid, made_by, number, protocol_lines, replace_between
-from experiments.common.runs import Run, read_run, select
+from experiments.common.runs import select
 from experiments.objectives.runs import Row, Table, tables_of
 
 BEGIN, END = "<!-- table: objectives -->", "<!-- end table -->"

@@ -21,12 +21,18 @@ class Form(Enum):
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     calls: list = []
 
-    def collect(runs: list[Path], limit: int | None = None, form: Form = Form.text, all_of_them: bool = False) -> None:
+    def collect(
+        runs: list[Path],
+        limit: int | None = None,
+        form: Form = Form.text,
+        all_of_them: bool = False,
+        only: list[str] | None = None,
+    ) -> None:
         """Do something with runs.
 
         More about it.
         """
-        calls.append((runs, limit, form, all_of_them))
+        calls.append((runs, limit, form, all_of_them, only))
 
     monkeypatch.setitem(tools.COMMANDS, "collect", collect)
     return calls
@@ -44,8 +50,11 @@ def failure(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_a_functions_parameters_are_the_arguments(calls: list):
     tools.main(["collect", "a", "b"])
-    tools.main(["collect", "a", "--limit", "3", "--form", "html", "--all-of-them"])
-    assert calls == [([Path("a"), Path("b")], None, Form.text, False), ([Path("a")], 3, Form.html, True)]
+    tools.main(["collect", "a", "--limit", "3", "--form", "html", "--all-of-them", "--only", "one", "two"])
+    assert calls == [
+        ([Path("a"), Path("b")], None, Form.text, False, None),
+        ([Path("a")], 3, Form.html, True, ["one", "two"]),
+    ]
 
 
 def test_help_names_commands_and_arguments(calls: list, capsys: pytest.CaptureFixture[str]):
@@ -62,7 +71,10 @@ def test_help_names_commands_and_arguments(calls: list, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["inspct"], "sub-command = inspct: allowed are collect, diagnose, golden, inspect; did you mean 'inspect'?"),
+        (
+            ["inspct"],
+            "sub-command = inspct: allowed are collect, diagnose, figures, golden, inspect, report; did you mean 'inspect'?",
+        ),
         ([], "the following arguments are required: COMMAND; see binllm-tools --help"),
         (["inspect"], "the following arguments are required: RUN; see binllm-tools inspect --help"),
         (["collect", "a", "--limit", "x"], "argument --limit: invalid int value: 'x'; see binllm-tools collect --help"),

@@ -14,12 +14,14 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
 
 from binllm.errors import BinllmError
+from binllm.figures.entries import front
+from binllm.figures.labels import Box, Scene, place
+from binllm.figures.pareto import draw, megabyte_ticks
+from binllm.figures.style import STYLE
 from binllm.tracking.records import BitsRecord
-from experiments.baselines.figure import STYLE, draw, front, megabyte_ticks
-from experiments.baselines.labels import Box, Scene, place
-from experiments.baselines.pareto import save, small_print
+from binllm.tracking.runs import Run, read_run
+from experiments.baselines.pareto import entries, plot, small_print
 from experiments.baselines.sweep import Absent, Combination, Row, combinations
-from experiments.common.runs import Run, read_run
 
 CONFIG = {
     "model": {"name": "smollm2", "dtype": "float32"},
@@ -54,8 +56,8 @@ def rows(tmp_path: Path) -> list[Row]:
 
 def test_every_row_is_labelled_and_nothing_is_covered(rows: list[Row], tmp_path: Path) -> None:
     with matplotlib.rc_context(STYLE):
-        figure = draw(rows, small_print(rows))
-        svg, png = save(figure, rows, tmp_path / "out")
+        figure = draw(entries(rows), small_print(rows))
+    svg, png = plot(rows, tmp_path / "out")
     texts = ["".join(node.itertext()).strip() for node in ET.parse(svg).iter() if node.tag.endswith("}text")]
     labels = [row.label for row in rows]
     assert sorted(text for text in texts if text in labels) == sorted(labels)
@@ -74,8 +76,7 @@ def test_the_files_say_where_they_come_from_and_are_the_same_each_time(tmp_path:
     rows[0].absent.append(Absent(Combination("baselines_seeds", "billm", "none", 1), "failed", "why"))
     contents = []
     for out in ("one", "two"):
-        with matplotlib.rc_context(STYLE):
-            paths = save(draw(rows, small_print(rows)), rows, tmp_path / out)
+        paths = plot(rows, tmp_path / out)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     svg, png = contents[0]
@@ -86,7 +87,7 @@ def test_the_files_say_where_they_come_from_and_are_the_same_each_time(tmp_path:
 
 def test_bars_go_from_the_smallest_to_the_largest_seed(tmp_path: Path) -> None:
     rows = [row_of(tmp_path, [100.0, 110.0, 150.0], 3.0), row_of(tmp_path, [200.0], 2.0, "rtn")]
-    several, single = (one for one in draw(rows, "").axes[0].containers if isinstance(one, ErrorbarContainer))
+    several, single = (one for one in draw(entries(rows), "").axes[0].containers if isinstance(one, ErrorbarContainer))
     (bar,) = several.lines[2]
     assert [point[1] for point in bar.get_segments()[0]] == pytest.approx([100.0, 150.0])
     assert several.lines[0].get_ydata() == pytest.approx([120.0])
@@ -95,24 +96,24 @@ def test_bars_go_from_the_smallest_to_the_largest_seed(tmp_path: Path) -> None:
 
 def test_asymmetric_calibration_is_hollow(tmp_path: Path) -> None:
     rows = [row_of(tmp_path, [100.0], 3.0), row_of(tmp_path, [90.0], 3.0, asymmetric="qep")]
-    plain, hollow = (one.lines[0] for one in draw(rows, "").axes[0].containers)
+    plain, hollow = (one.lines[0] for one in draw(entries(rows), "").axes[0].containers)
     assert plain.get_marker() == hollow.get_marker()
     assert plain.get_markerfacecolor() == hollow.get_markeredgecolor() != hollow.get_markerfacecolor()
 
 
 def test_a_row_without_a_finite_perplexity_is_named_not_drawn(tmp_path: Path) -> None:
     rows = [row_of(tmp_path, [100.0], 3.0), row_of(tmp_path, [float("inf")], 1.0, "rtn")]
-    figure = draw(rows, small_print(rows))
+    figure = draw(entries(rows), small_print(rows))
     assert {text.get_text() for text in figure.axes[0].texts} == {"full precision 35.88", "billm"}
     assert "no finite perplexity: rtn." in small_print(rows)
     with pytest.raises(BinllmError, match="nothing to plot"):
-        draw(rows[1:], "")
+        draw(entries(rows[1:]), "")
 
 
 def test_the_front_is_what_no_other_row_beats(tmp_path: Path) -> None:
     points = [(3.0, 100.0), (1.0, 900.0), (2.0, 300.0), (2.5, 400.0), (2.0, 350.0), (3.5, 100.0)]
     rows = [row_of(tmp_path, [value], bits) for bits, value in points]
-    best = [(row.stored_bits, row.perplexity) for row in front(rows)]
+    best = [(row.stored_bits, row.perplexity) for row in front(entries(rows))]
     assert best == [(1.0, 900.0), (2.0, 300.0), (3.0, 100.0)]
 
 

@@ -1,10 +1,10 @@
-"""The drawing of the Pareto plot: perplexity against stored bits, a marker a row of the table."""
+"""Perplexity against stored bits: a labelled marker a method, and the front of those that no other one beats in both."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,12 +18,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Affine2D
 
 from binllm.errors import BinllmError
-from experiments.baselines.labels import Box, Point, Scene, place
-from experiments.baselines.methods import METHODS, Family
-from experiments.baselines.sweep import Row
-from experiments.common.runs import Run
+from binllm.figures.entries import Entry, front
+from binllm.figures.labels import Box, Point, Scene, place
+from binllm.figures.style import DPI, GREY, GRID, Family
+from binllm.tracking.runs import Run
 
-DPI = 200  # pixels an inch
 WIDTH, PLOT_HEIGHT = 10.0, 6.6  # inches; the caption adds to the height
 LABEL, SMALL = 7.5, 5.5  # font sizes in points
 SMALL_LINE, SMALL_WIDTH = 0.105, 225  # inches a line, characters a line
@@ -31,25 +30,7 @@ LEGEND_HEIGHT = 0.95  # inches, with the axis' own labels
 MARKER = 6.5  # points
 PAD = 2.0  # points of room around a label
 LEADER, CROWDED = 4.0, 14.0  # points from a marker to a label without a leader; to another marker that asks for one
-TEXT, FRONT, GREY = "#222222", "#d55e00", "#8a8a8a"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
-    "svg.hashsalt": "binllm",  # the same file from the same runs
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # of nearly the same widths, for who lacks the first
-    "font.size": 9,
-    "text.hinting": "no_hinting",  # or widths depend on the resolution
-    "text.color": TEXT,
-}
-
-
-def front(rows: Iterable[Row]) -> list[Row]:
-    """The rows that no other one beats in both stored bits and perplexity, by ascending bits."""
-    best: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.stored_bits, row.perplexity)):
-        if not best or row.perplexity < best[-1].perplexity:
-            best.append(row)
-    return best
+FRONT = "#d55e00"
 
 
 def megabyte_ticks(runs: Sequence[Run], low: float, high: float) -> tuple[list[float], list[str]]:
@@ -81,11 +62,11 @@ def megabyte_ticks(runs: Sequence[Run], low: float, high: float) -> tuple[list[f
     return [x for x, _ in shown], [text for _, text in shown]
 
 
-def draw(rows: Sequence[Row], caption: str) -> Figure:
+def draw(rows: Sequence[Entry], caption: str) -> Figure:
     """The plot with its small print.
 
     Args:
-        rows: As from `collect`.
+        rows: What to plot.
         caption: The small print.
 
     Raises:
@@ -118,7 +99,7 @@ def draw(rows: Sequence[Row], caption: str) -> Figure:
     return figure
 
 
-def _axes(axes: Axes, rows: Sequence[Row]) -> None:
+def _axes(axes: Axes, rows: Sequence[Entry]) -> None:
     """Scales, the second axis, full precision, the front."""
     full = rows[0].runs[0].full_precision.perplexity
     bits = [row.stored_bits for row in rows]
@@ -137,7 +118,7 @@ def _axes(axes: Axes, rows: Sequence[Row]) -> None:
     above = axes.secondary_xaxis("top")
     above.set_xticks(positions, texts)
     above.set_xlabel("whole model, MB (10⁶ bytes)")
-    axes.grid(which="major", color="#e6e6e6", linewidth=0.6)
+    axes.grid(which="major", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.axhline(full, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
     axes.annotate(
@@ -152,13 +133,13 @@ def _axes(axes: Axes, rows: Sequence[Row]) -> None:
     )  # fmt: skip
 
 
-def _point(axes: Axes, row: Row) -> None:
-    """A marker, hollow under asymmetric calibration, with a bar from the smallest to the largest seed."""
-    family, mean = METHODS[row.method].family, row.perplexity
+def _point(axes: Axes, row: Entry) -> None:
+    """A marker, with a bar from the smallest to the largest seed."""
+    family, mean = row.family, row.perplexity
     below, above = mean - min(row.perplexities), max(row.perplexities) - mean
     axes.errorbar(
         [row.stored_bits], [mean], yerr=[[below], [above]] if len(row.runs) > 1 else None, zorder=3, capsize=3,
-        **_marker(family, row.asymmetric != "none"), ecolor=family.colour, elinewidth=1,
+        **_marker(family, row.hollow), ecolor=family.colour, elinewidth=1,
     )  # fmt: skip
 
 
@@ -169,16 +150,16 @@ def _marker(family: Family, hollow: bool) -> dict[str, Any]:
     return {"marker": family.marker, "markersize": size, "linestyle": "none", "markerfacecolor": face, **edge}
 
 
-def _handles(rows: Sequence[Row]) -> list[Line2D]:
-    families = {METHODS[row.method].family: None for row in rows}
-    shapes = [Line2D([], [], label=family.title, **_marker(family, False)) for family in families]
-    if any(row.asymmetric != "none" for row in rows):
+def _handles(rows: Sequence[Entry]) -> list[Line2D]:
+    families = {row.family: None for row in rows}
+    shapes = [Line2D([], [], label=family.title, **_marker(family, False)) for family in families if family.title]
+    if any(row.hollow for row in rows):
         hollow = Family("", "o", "#444444")
         shapes.append(Line2D([], [], label="hollow: asymmetric calibration", **_marker(hollow, True)))
     return [*shapes, Line2D([], [], color=FRONT, alpha=0.6, label="Pareto front")]
 
 
-def _labels(axes: Axes, rows: Sequence[Row]) -> None:
+def _labels(axes: Axes, rows: Sequence[Entry]) -> None:
     """Write every row's label where it covers nothing, with a leader to its point."""
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
@@ -197,7 +178,7 @@ def _labels(axes: Axes, rows: Sequence[Row]) -> None:
             axes.add_line(Line2D(*zip(anchor, end, strict=True), transform=points, color="#555555", lw=0.6, zorder=3.5))
 
 
-def _scene(axes: Axes, rows: Sequence[Row]) -> Scene:
+def _scene(axes: Axes, rows: Sequence[Entry]) -> Scene:
     """Points, markers with error bars, the front and full precision, in points of the figure."""
     at = _to_points(axes)
     half = MARKER / 2 + PAD
