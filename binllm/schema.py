@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from binllm.data import DatasetConfig
 from binllm.errors import BinllmError, bad_value
-from binllm.evaluation import EvaluationConfig
+from binllm.evaluation import EvaluationConfig, ZeroShotConfig
 from binllm.explain import unknown_key
 from binllm.kernels import KernelConfig
 from binllm.models import ModelConfig
@@ -58,6 +58,7 @@ class RunConfig:
     kernel: Any = MISSING
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Any = MISSING
+    zero_shot: Any = MISSING
     tracker: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
@@ -80,6 +81,7 @@ def publish() -> None:
         "dataset": DatasetConfig,
         "kernel": KernelConfig,
         "evaluation": EvaluationConfig,
+        "zero_shot": ZeroShotConfig,
         "tracker": TrackerConfig,
     }
     for group, node in groups.items():

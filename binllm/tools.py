@@ -36,7 +36,25 @@ def golden(folder: Path) -> None:
         raise SystemExit(1)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden)}
+def evaluate(
+    place: str,
+    texts: list[str] = [],  # noqa: B006
+    settings: list[str] = [],  # noqa: B006
+    dtype: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure a run, a checkpoint or a full-precision model: perplexity on texts, zero-shot tasks.
+
+    PLACE is a run folder, a checkpoint, a model's folder or an option of the group `model`. TEXTS are wikitext2, c4, ptb,
+    corpus/split or local files. SETTINGS are overrides as binllm takes them: evaluation=paper for windows of 2048 tokens,
+    zero_shot=all zero_shot.data=FOLDER zero_shot.limit=200. Records go beside what is measured, or into OUT.
+    """
+    from binllm.evaluation.evaluate import evaluate as measure
+
+    measure(place, texts, settings, dtype, out)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden, evaluate)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ everywhere.
         run.json        RunRecord
         layers.jsonl    one LayerRecord a line
         checkpoint/     the quantized model
+        evaluations/    one file a measurement, window by window and example by example
         state/          what a killed run resumes from
         wandb/          W&B runs made from the files above
 """
@@ -52,6 +53,11 @@ class RunPaths:
     def checkpoint(self) -> Path:
         """The quantized model."""
         return self.path / "checkpoint"
+
+    @property
+    def evaluations(self) -> Path:
+        """The measurements, see `binllm.tracking.measurements`."""
+        return self.path / "evaluations"
 
     @property
     def state(self) -> Path:

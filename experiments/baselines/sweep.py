@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from binllm.configuration import CONF, compose_run
 from binllm.errors import bad_value
+from binllm.pipeline import LEFT_OUT
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.records import RunStatus
 from experiments.baselines.methods import ASYMMETRIC
@@ -27,7 +28,6 @@ from experiments.common.runs import Run, check_one_model, check_same, flatten, r
 
 EXPERIMENTS = ("baselines", "baselines_asymmetric", "baselines_seeds")
 SWEPT = {"method": "best", "asymmetric": "none", "seed": "0"}  # with what they are in config.yaml
-NO_NUMBERS = ("paths", "tracker", "plugins")  # keys that change no number
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Row:
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide a run's numbers."""
-    return {key: value for key, value in settings.items() if key.split(".")[0] not in NO_NUMBERS}
+    return {key: value for key, value in settings.items() if key.split(".")[0] not in LEFT_OUT}
 
 
 def combinations() -> list[Combination]:

@@ -12,11 +12,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from binllm.errors import BinllmError, bad_value
+from binllm.pipeline import LEFT_OUT
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.records import BitsRecord, PerplexityRecord, Provenance, RunRecord, RunStatus
 
 PROTOCOL = ("model", "dataset", "evaluation")  # groups of the configuration that must agree within a table
-NO_NUMBERS = ("paths", "tracker", "plugins", "method")  # keys that change no number
+NO_NUMBERS = (*LEFT_OUT, "method")  # keys that change no number
 
 
 @dataclass(frozen=True)
