@@ -54,7 +54,29 @@ def evaluate(
     measure(place, texts, settings, dtype, out)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden, evaluate)}
+def compare(first: Path, second: Path) -> None:
+    """Print how two models differ on the same windows and examples: the second one minus the first.
+
+    Each is a run folder or a folder of records that evaluate wrote.
+    """
+    from binllm.evaluation.compare import compare as print_differences
+
+    print_differences(first, second)
+
+
+def collect(results: Path, out: Path = Path("runs.parquet"), reference: str | None = None) -> None:
+    """Write all runs below a folder as tidy tables: OUT has a row a run and metric, OUT_summary means and paired tests.
+
+    OUT is a .parquet or .csv file. REFERENCE is the id of the run that others are tested against; the best by default.
+    """
+    from binllm.collect import collect as write_tables
+
+    write_tables(results, out, reference)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command for command in (inspect, golden, evaluate, compare, collect)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

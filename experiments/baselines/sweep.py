@@ -23,8 +23,9 @@ from binllm.errors import bad_value
 from binllm.pipeline import LEFT_OUT
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.records import RunStatus
+from binllm.tracking.settings import flatten, read_settings
 from experiments.baselines.methods import ASYMMETRIC
-from experiments.common.runs import Run, check_one_model, check_same, flatten, read_run, read_settings
+from experiments.common.runs import Run, check_one_model, check_same, read_run
 
 EXPERIMENTS = ("baselines", "baselines_asymmetric", "baselines_seeds")
 SWEPT = {"method": "best", "asymmetric": "none", "seed": "0"}  # with what they are in config.yaml
