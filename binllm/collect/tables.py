@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,12 +50,12 @@ def tidy(runs: Sequence[CollectedRun]) -> pandas.DataFrame:
     return table.astype({"seed": "Int64", "value": "float64"})
 
 
-def summary(runs: Sequence[CollectedRun], table: pandas.DataFrame, reference: str | None = None) -> pandas.DataFrame:
+def summary(runs: Sequence[CollectedRun], table: Any, reference: str | None = None) -> pandas.DataFrame:
     """One row for every group of runs that differ in seed only, and metric.
 
     Args:
         runs: All runs.
-        table: What `tidy` made of them.
+        table: What `tidy` made of them, a data frame.
         reference: Id of a run whose group the others of its protocol are tested against; by default, and in other
             protocols, the group with the lowest mean perplexity.
 
@@ -88,7 +89,7 @@ def summary(runs: Sequence[CollectedRun], table: pandas.DataFrame, reference: st
     return pandas.DataFrame(rows, columns=SUMMARY)
 
 
-def _references(kept: pandas.DataFrame, used: Sequence[CollectedRun], reference: str | None) -> dict[str, str]:
+def _references(kept: Any, used: Sequence[CollectedRun], reference: str | None) -> dict[str, str]:
     """The group that others are tested against, by protocol."""
     measured = kept[kept["metric"] == "perplexity"]
     means = measured.groupby(["protocol", "group"])["value"].mean().dropna().sort_values(kind="stable")
@@ -99,16 +100,16 @@ def _references(kept: pandas.DataFrame, used: Sequence[CollectedRun], reference:
     return found | {run.protocol: run.group for run in chosen}
 
 
-def _by_seeds(part: pandas.DataFrame, other: pandas.DataFrame) -> dict[str, float]:
-    """The paired t-test over common seeds; a group has a seed once unless presets name one run twice."""
-    both = part.groupby("seed")["value"].mean().to_frame("a").join(other.groupby("seed")["value"].mean().rename("b"))
-    difference = (both["a"] - both["b"]).dropna()
-    if difference.empty:
+def _by_seeds(part: Any, other: Any) -> dict[str, float]:
+    """The paired t-test over common seeds."""
+    one, two = (dict(zip(frame["seed"], frame["value"], strict=True)) for frame in (part, other))
+    differences = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
+    if not differences or not all(map(math.isfinite, differences)):
         return {}
-    found = {"seeds_in_common": len(difference), "difference": float(difference.mean())}
-    if len(difference) > 1 and difference.std() > 0:
-        found["difference_se"] = float(difference.std() / math.sqrt(len(difference)))
-        found["p_value"] = float(stats.ttest_1samp(difference, 0.0).pvalue)  # type: ignore[union-attr]
+    found = {"seeds_in_common": len(differences), "difference": statistics.fmean(differences)}
+    if len(differences) > 1 and (spread := statistics.stdev(differences)) > 0:
+        found["difference_se"] = spread / math.sqrt(len(differences))
+        found["p_value"] = float(stats.ttest_1samp(differences, 0.0)[1])  # type: ignore[arg-type]
     return found
 
 

@@ -99,7 +99,7 @@ def measure_task(
         ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     )
     with redirect_stdout(sys.stderr):  # what lm-eval prints is progress, not a result
-        found = simple_evaluate(
+        found: Any = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch),  # type: ignore[arg-type]
             tasks=[task],
             num_fewshot=0,
@@ -111,7 +111,8 @@ def measure_task(
         )
     if found is None:
         raise BinllmError(f"zero_shot.tasks = {name}: lm-eval gave no result")
-    samples = found["samples"][name]  # type: ignore[typeddict-item]
+    samples = found["samples"][name]
+    metrics, errors = _metrics(found["results"][name])
     chance, constant = _levels(task, samples)
     return TaskMeasurement(
         origin=origin,
@@ -122,20 +123,20 @@ def measure_task(
         prompt=_prompt(task),
         limit=config.limit,
         examples=len(samples),
+        metrics=metrics,
+        standard_errors=errors,
         chance=chance,
         constant=constant,
         correct=[float(sample["acc"]) for sample in samples],
         seconds=time.perf_counter() - begun,
-        **_metrics(found["results"][name]),
     )
 
 
-def _metrics(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _metrics(results: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """lm-eval's ``acc,none`` and ``acc_stderr,none`` as metrics and their standard errors."""
     values = {key.split(",")[0]: value for key, value in results.items() if "," in key and isinstance(value, float)}
     errors = {key.removesuffix("_stderr"): value for key, value in values.items() if key.endswith("_stderr")}
-    metrics = {key: value for key, value in values.items() if not key.endswith("_stderr")}
-    return {"metrics": metrics, "standard_errors": errors}
+    return {key: value for key, value in values.items() if not key.endswith("_stderr")}, errors
 
 
 def _levels(task: Any, samples: list[dict[str, Any]]) -> tuple[float, float]:
