@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,9 @@ from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.table import BlockFiles
 from binllm.errors import BinllmError, bad_value
-from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
+from binllm.evaluation import evaluation_tokens
+from binllm.evaluation.measure import origin_of, task_measurements, text_measurement
+from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.models import check_context, decoder_blocks, layer_roles, load_model
 from binllm.packing import binary_layers
@@ -28,14 +29,14 @@ from binllm.resume import restore_progress, save_progress
 from binllm.schema import RunConfig, build
 from binllm.tracking import provenance
 from binllm.tracking.folder import RunFolder
+from binllm.tracking.measurements import Origin
 from binllm.tracking.memory import process_peak
-from binllm.tracking.naming import config_hash, run_name
+from binllm.tracking.naming import LEAVE_OUT, config_hash, run_name
 from binllm.tracking.progress import RunProgress
 from binllm.tracking.records import BitsRecord, PerplexityRecord, ResultsRecord, RunRecord, RunStatus, utc_now
 from binllm.tracking.state import ResumeState, write_layers
 from binllm.tracking.wandb_exporter import export_run
 
-LEFT_OUT = ("paths", "tracker", "plugins")
 ALGORITHMS = ("objective", "elsewhere", "binarization", "solver", "asymmetric")  # groups that make a `Plan`
 
 
@@ -61,6 +62,7 @@ def run(composed: Any) -> RunFolder:
         BinllmError: A mistake in the input; nothing half-written is left.
     """
     config: RunConfig = build(composed)
+    check_zero_shot(config.zero_shot)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     digest = identity(config, resolved)
     name = run_name(model_name(config), config.objective.name, digest)
@@ -73,6 +75,8 @@ def run(composed: Any) -> RunFolder:
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
                 raise
         shutil.rmtree(folder.state, ignore_errors=True)  # the checkpoint holds all of it
+        if config.zero_shot.tasks:
+            measure_tasks(folder, config)
         if not folder.wandb.exists():
             export_run(folder, config.tracker, resolved)
         return folder
@@ -82,7 +86,7 @@ def identity(config: RunConfig, resolved: dict[str, Any]) -> str:
     """The hash that names a run: of all that determines its files. A group that is not used leaves no mark."""
     versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
     unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    return config_hash(resolved | {"versions": versions}, leave_out=LEFT_OUT + unused)
+    return config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused)
 
 
 def model_name(config: RunConfig) -> str:
@@ -123,16 +127,17 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         check_model(model, config)
         progress.blocks = len(decoder_blocks(model)[1])
     with progress.phase("full_precision"):
-        full_precision = measure(model, text, config.evaluation, progress)
+        full_precision = measure(model, text, job, origin_of(model, loaded.origin, None))
     quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")
     with progress.phase("save"):
         header = {"run_id": record.run_id, "method": config.method, "objective": config.objective.name}
         save_checkpoint(model, loaded.tokenizer, folder.checkpoint, header)
-        attention, dtype = config.model.attention.value, model.dtype
+        written, dtype = checkpoint_hash(folder.checkpoint), model.dtype
         del loaded, model
     with progress.phase("evaluate"):
-        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, config.kernel.name.value, str(device), attention)
-        quantized = measure(reloaded, text, config.evaluation, progress)
+        kernel, attention = config.kernel.name.value, config.model.attention.value
+        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+        quantized = measure(reloaded, text, job, origin_of(reloaded, written, kernel))
     account = checkpoint_bits(folder.checkpoint)
     return replace(
         record,
@@ -142,7 +147,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
             device=str(device),
             seeds={"seed": config.seed},
             calibration_hash=tokens.hash,
-            checkpoint_hash=checkpoint_hash(folder.checkpoint),
+            checkpoint_hash=written,
         ),
     )
 
@@ -190,20 +195,32 @@ def quantize_resumably(
         files.join(progress.blocks, job.folder)
 
 
-def measure(
-    model: PreTrainedModel, text: TokenStream, config: EvaluationConfig, progress: RunProgress
-) -> PerplexityRecord:
-    """Perplexity as a record, timed."""
-    begun = time.perf_counter()
-    found = perplexity(model, text, config, progress.step)
+def measure(model: PreTrainedModel, text: TokenStream, job: Job, origin: Origin) -> PerplexityRecord:
+    """Perplexity as the run's record has it; its windows are in a file of their own."""
+    found = text_measurement(model, text, job.config.evaluation, origin, job.folder.evaluations, job.progress.step)
     return PerplexityRecord(
-        perplexity=found.value,
-        definition=found.key,
+        perplexity=found.perplexity,
+        definition=found.definition,
         windows=len(found.window_nll),
-        tokens=found.tokens,
+        tokens=sum(found.window_tokens),
         nll_mean=found.nll,
-        seconds=time.perf_counter() - begun,
+        seconds=found.seconds,
     )
+
+
+def measure_tasks(folder: RunFolder, config: RunConfig) -> None:
+    """The zero-shot tasks on a finished run's checkpoint.
+
+    Raises:
+        BinllmError: The checkpoint has no tokenizer, or as `task_measurements`.
+    """
+    kernel, attention = config.kernel.name.value, config.model.attention.value
+    device, dtype = pick_device(config.device), getattr(torch, config.model.dtype.value)
+    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+    if tokenizer is None:
+        raise BinllmError(f"{folder.checkpoint}: zero-shot tasks need a tokenizer, and the checkpoint has none")
+    origin = origin_of(model, checkpoint_hash(folder.checkpoint), kernel)
+    task_measurements(model, tokenizer, config.zero_shot, origin, folder.evaluations)
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from binllm.data import DatasetConfig
 from binllm.diagnostics import DiagnosticsConfig
 from binllm.errors import BinllmError, bad_value
-from binllm.evaluation import EvaluationConfig
+from binllm.evaluation import EvaluationConfig, ZeroShotConfig
 from binllm.explain import unknown_key
 from binllm.kernels import KernelConfig
 from binllm.models import ModelConfig
@@ -60,6 +60,7 @@ class RunConfig:
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Any = MISSING
     diagnostics: Any = MISSING
+    zero_shot: Any = MISSING
     tracker: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
@@ -83,6 +84,7 @@ def publish() -> None:
         "kernel": KernelConfig,
         "evaluation": EvaluationConfig,
         "diagnostics": DiagnosticsConfig,
+        "zero_shot": ZeroShotConfig,
         "tracker": TrackerConfig,
     }
     for group, node in groups.items():

@@ -82,6 +82,47 @@ def report(runs: list[Path], out: Path = Path("report.html")) -> None:
     print(f"written: {out}")
 
 
+@command
+def evaluate(
+    place: str,
+    texts: list[str] = [],  # noqa: B006
+    settings: list[str] = [],  # noqa: B006
+    dtype: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure a run, a checkpoint or a full-precision model: perplexity on texts, zero-shot tasks.
+
+    PLACE is a run folder, a checkpoint, a model's folder or an option of the group `model`. TEXTS are wikitext2, c4, ptb,
+    corpus/split or local files. SETTINGS are overrides as binllm takes them: evaluation=paper for windows of 2048 tokens,
+    zero_shot=all zero_shot.data=FOLDER zero_shot.limit=200. Records go beside what is measured, or into OUT.
+    """
+    from binllm.evaluation.evaluate import evaluate as measure
+
+    measure(place, texts, settings, dtype, out)
+
+
+@command
+def compare(first: Path, second: Path) -> None:
+    """Print how two models differ on the same windows and examples: the second one minus the first.
+
+    Each is a run folder or a folder of records that evaluate wrote.
+    """
+    from binllm.evaluation.compare import compare as print_differences
+
+    print_differences(first, second)
+
+
+@command
+def collect(results: Path, out: Path = Path("runs.parquet"), reference: str | None = None) -> None:
+    """Write all runs below a folder as tidy tables: OUT has a row a run and metric, OUT_summary means and paired tests.
+
+    OUT is a .parquet or .csv file. REFERENCE is the id of the run that others are tested against; the best by default.
+    """
+    from binllm.collect import collect as write_tables
+
+    write_tables(results, out, reference)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A mistake in the input is one line on stderr and exit code 2.
 

@@ -2,5 +2,6 @@
 
 from binllm.evaluation.config import EvaluationConfig
 from binllm.evaluation.perplexity import Perplexity, evaluation_tokens, perplexity
+from binllm.evaluation.zero_shot_config import SEVEN, TASKS, ZeroShotConfig
 
-__all__ = ["EvaluationConfig", "Perplexity", "evaluation_tokens", "perplexity"]
+__all__ = ["SEVEN", "TASKS", "EvaluationConfig", "Perplexity", "ZeroShotConfig", "evaluation_tokens", "perplexity"]

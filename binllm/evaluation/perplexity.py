@@ -24,6 +24,7 @@ class Perplexity:
         value: exp(nll); infinite where that overflows, NaN where a logit is NaN.
         nll: Mean negative log-likelihood of a scored token, nats.
         window_nll: The mean of each window, nats.
+        window_tokens: Number of scored tokens of each window.
         tokens: Number of scored tokens.
         key: The full definition, such as ``wikitext2/test/window=512/stride=512/windows=20/bos=none/gptq``.
     """
@@ -31,6 +32,7 @@ class Perplexity:
     value: float
     nll: float
     window_nll: tuple[float, ...]
+    window_tokens: tuple[int, ...]
     tokens: int
     key: str
 
@@ -82,9 +84,8 @@ def perplexity(
             context.
     """
     check_context(model, config.window, "evaluation.window")
-    stride = config.stride or text.text_length(config.window)
-    count = _window_count(text, config, stride)
-    total, scored, means = 0.0, 0, []
+    stride, count = _windows(text, config)
+    total, means, sizes = 0.0, [], []
     for begin in range(0, count, config.batch):
         # the last batch repeats its last window: another shape could round differently
         numbers = [min(begin + row, count - 1) for row in range(config.batch)]
@@ -93,17 +94,33 @@ def perplexity(
         for row in range(min(config.batch, count - begin)):
             new = losses[row] if begin + row == 0 else losses[row, -stride:]
             loss = new.sum(dtype=torch.float64).item()
-            total, scored = total + loss, scored + len(new)
+            total += loss
             means.append(loss / len(new))
+            sizes.append(len(new))
         if progress is not None:
             progress(min(begin + config.batch, count), count)
-    key = f"{text.label}/window={config.window}/stride={stride}/windows={count}/bos={text.bos.value}/gptq"
-    mean = total / scored
+    mean = total / sum(sizes)
     value = math.inf if mean > 700 else math.exp(mean)
-    return Perplexity(value, mean, tuple(means), scored, key)
+    return Perplexity(value, mean, tuple(means), tuple(sizes), sum(sizes), definition(text, config))
 
 
-def _window_count(text: TokenStream, config: EvaluationConfig, stride: int) -> int:
+def definition(text: TokenStream, config: EvaluationConfig) -> str:
+    """The key that says which perplexity it is, as in `Perplexity.key`.
+
+    Args:
+        text: The tokenised text.
+        config: Windows.
+
+    Raises:
+        BinllmError: The text has not enough tokens for the windows.
+    """
+    stride, count = _windows(text, config)
+    return f"{text.label}/window={config.window}/stride={stride}/windows={count}/bos={text.bos.value}/gptq"
+
+
+def _windows(text: TokenStream, config: EvaluationConfig) -> tuple[int, int]:
+    """Stride and number of windows."""
+    stride = config.stride or text.text_length(config.window)
     available = (len(text.ids) - text.text_length(config.window)) // stride + 1
     found = f"{text.label} has only {len(text.ids)} tokens"
     if available < 1:
@@ -111,7 +128,7 @@ def _window_count(text: TokenStream, config: EvaluationConfig, stride: int) -> i
     if config.windows is not None and config.windows > available:
         wanted = f"null or at most {available} with evaluation.window = {config.window}; {found}"
         raise bad_value("evaluation.windows", config.windows, wanted)
-    return config.windows or available
+    return stride, config.windows or available
 
 
 def _token_nll(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:

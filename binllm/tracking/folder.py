@@ -10,6 +10,7 @@ everywhere.
         diagnostics.parquet, diagnostics.csv   a row per block, layer, metric
         figures/        images made from the files
         checkpoint/     the quantized model
+        evaluations/    one file a measurement, window by window and example by example
         state/          what a killed run resumes from
         wandb/          W&B runs made from the files above
 """
@@ -64,6 +65,11 @@ class RunPaths:
     def checkpoint(self) -> Path:
         """The quantized model."""
         return self.path / "checkpoint"
+
+    @property
+    def evaluations(self) -> Path:
+        """The measurements, see `binllm.tracking.measurements`."""
+        return self.path / "evaluations"
 
     @property
     def state(self) -> Path:

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from binllm.errors import bad_value
 from binllm.tracking.folder import RunPaths
+from binllm.tracking.measurement_tables import measurement_tables
+from binllm.tracking.measurements import read_measurements
 from binllm.tracking.records import Provenance, RunRecord, RunStatus
 from binllm.tracking.tables import layers_table, results_table, wide
 
@@ -20,7 +22,7 @@ def render_run(path: Path | str) -> RenderableType:
         path: The run folder.
 
     Returns:
-        Status, results table, provenance and layer table, to be printed by rich.
+        Status, results table, provenance, measurements and layer table, to be printed by rich.
 
     Raises:
         BinllmError: No such folder, not a run folder, or a file in it that cannot be read.
@@ -39,6 +41,7 @@ def render_run(path: Path | str) -> RenderableType:
             parts.append(Text(f"error: {record.error}"))
         if record.tracker_error:
             parts.append(Text(f"W&B export failed: {record.tracker_error}"))
+    parts += measurement_tables([*read_measurements(folder.evaluations)])
     if layers:
         parts.append(layers_table(layers))
     return Group(*parts)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def collect(
     return Provenance(
         git_commit=commit,
         git_dirty=dirty,
-        versions={"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        versions=library_versions(),
         platform=platform.platform(),
         cpu=cpu_model(),
         device=device_name(device),
@@ -49,6 +50,11 @@ def collect(
         calibration_hash=calibration_hash,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the libraries that every number depends on, and of `more`."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*LIBRARIES, *more)}}
 
 
 def git_state(package: Path) -> tuple[str | None, bool | None]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from binllm.errors import BinllmError
 from binllm.tracking.folder import RunPaths
+from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.records import BitsRecord, PerplexityRecord, Provenance, RunRecord, RunStatus
+from binllm.tracking.settings import read_settings
 
 PROTOCOL = ("model", "dataset", "evaluation")  # groups of the configuration that must agree within a table
-NO_NUMBERS = ("paths", "tracker", "plugins", "method", "diagnostics")  # keys that change no number
+NO_NUMBERS = (*LEAVE_OUT, "method", "diagnostics")  # groups that change no number
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ class Run:
         return {key: value for key, value in self.settings.items() if key.split(".")[0] not in left_out}
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The configuration of a run folder with dotted keys."""
-    return flatten(OmegaConf.to_container(OmegaConf.load(RunPaths(folder).config)))
-
-
 def read_run(folder: Path) -> Run | None:
     """Read a run folder; None for a run that is not complete.
 
@@ -77,14 +72,6 @@ def read_run(folder: Path) -> Run | None:
     if full is None or quantized is None or record.bits is None or record.provenance is None:
         raise BinllmError(f"{paths.record}: the run is complete but a result is missing")
     return Run(folder, read_settings(folder), full, quantized, record.bits, record.provenance, record)
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    parts = (flatten(part, f"{prefix}.{name}" if prefix else str(name)) for name, part in node.items())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def check_one_model(runs: Sequence[Run]) -> None:

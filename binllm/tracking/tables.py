@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from binllm.tracking.folder import RunPaths
+from binllm.tracking.measurement_tables import measurement_tables
+from binllm.tracking.measurements import read_measurements
 from binllm.tracking.memory import format_bytes
 from binllm.tracking.progress import format_seconds
 from binllm.tracking.records import LayerRecord, PerplexityRecord, RunRecord
@@ -123,7 +125,7 @@ def wide(console: Console) -> Console:
 
 
 def print_results(folder: RunPaths, console: Console | None = None) -> None:
-    """Print a finished run's table and then the path of its folder.
+    """Print a finished run's tables and then the path of its folder.
 
     Args:
         folder: The run folder; its run.json is read.
@@ -136,5 +138,7 @@ def print_results(folder: RunPaths, console: Console | None = None) -> None:
     record = folder.read_record()
     if record is not None:
         console.print(results_table(record))
+    for table in measurement_tables([*read_measurements(folder.evaluations)]):
+        console.print(table)
     # On a line of its own and never wrapped, so that it can be copied or taken by a script.
     console.print(f"run folder: {folder.path}", soft_wrap=True, highlight=False, markup=False)

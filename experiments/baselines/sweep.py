@@ -21,14 +21,15 @@ from omegaconf import OmegaConf
 from binllm.configuration import CONF, compose_run
 from binllm.errors import bad_value
 from binllm.tracking.folder import RunPaths
+from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.records import RunStatus
-from binllm.tracking.runs import Run, check_one_model, flatten, read_run, read_settings
+from binllm.tracking.runs import Run, check_one_model, read_run
+from binllm.tracking.settings import flatten, read_settings
 from experiments.baselines.methods import ASYMMETRIC
 from experiments.common.runs import check_same
 
 EXPERIMENTS = ("baselines", "baselines_asymmetric", "baselines_seeds")
 SWEPT = {"method": "best", "asymmetric": "none", "seed": "0"}  # with what they are in config.yaml
-NO_NUMBERS = ("paths", "tracker", "plugins")  # keys that change no number
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Row:
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide a run's numbers."""
-    return {key: value for key, value in settings.items() if key.split(".")[0] not in NO_NUMBERS}
+    return {key: value for key, value in settings.items() if key.split(".")[0] not in (*LEAVE_OUT, "diagnostics")}
 
 
 def combinations() -> list[Combination]:

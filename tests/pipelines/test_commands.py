@@ -18,7 +18,7 @@ def test_a_run_leaves_its_record_and_prints_its_table(command: Preloaded, tmp_pa
     assert done.code == 0, done.err
     run = only_run(tmp_path / "results")
     assert {entry.name for entry in run.path.iterdir()} == {
-        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint"
+        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint", "evaluations"
     }  # fmt: skip
     told = record(run)
     assert told["status"] == "complete"

@@ -79,7 +79,8 @@ def assert_resumes(command: Preloaded, root: Path, reference: Reference) -> None
     assert layer_lines(folder) == reference.layers
     assert folder.status() == "done"
     assert {entry.name for entry in folder.path.iterdir()} == {
-        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint", "diagnostics.parquet", "diagnostics.csv"
+        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint", "diagnostics.parquet", "diagnostics.csv",
+        "evaluations",
     }  # fmt: skip
     blocks_before, blocks_after = ({int(line.split()[0]) for line in lines} for lines in (before, after))
     assert len(blocks_before & blocks_after) <= 1, "more than the block in progress was done again"

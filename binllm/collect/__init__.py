@@ -1,0 +1,5 @@
+"""Run folders to tidy tables."""
+
+from binllm.collect.command import collect
+
+__all__ = ["collect"]
