@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from binllm.errors import BinllmError
-from binllm.kernels import KernelName, get_kernel
+from binllm.kernels import KernelName, check_kernel
 from binllm.packing.headers import FORMAT_VERSION, INDEX_FILE, file_hash, read_config, tensor_files
 from binllm.packing.layer import binary_layers, set_kernel
 from binllm.packing.quantizer import BinllmQuantizationConfig
@@ -90,7 +90,7 @@ def load_checkpoint(
             shaped, or the checkpoint is of another version or no such checkpoint.
     """
     folder = Path(folder)
-    get_kernel(kernel)
+    check_kernel(kernel, device)
     read_config(folder)
     tensor_files(folder)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
