@@ -35,12 +35,23 @@ def _shape(x: Tensor, number: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], _layers[number].out_features))
 
 
+@torch.library.custom_op("binllm::packed_linear_backward", mutates_args=())
+def packed_linear_backward(gradient: Tensor, number: int) -> Tensor:
+    """The gradient (..., n_in) of the input, from that of the output (..., n_out)."""
+    return gradient @ _layers[number].dense_weight(gradient.dtype)
+
+
+@packed_linear_backward.register_fake
+def _input_shape(gradient: Tensor, number: int) -> Tensor:
+    return gradient.new_empty((*gradient.shape[:-1], _layers[number].in_features))
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
     ctx.number = inputs[1]
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    return gradient @ _layers[ctx.number].dense_weight(gradient.dtype), None
+    return packed_linear_backward(gradient, ctx.number), None
 
 
 packed_linear.register_autograd(_backward, setup_context=_save)
