@@ -11,13 +11,16 @@ import torch
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
+from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import EvaluationConfig, evaluation_tokens, perplexity
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
+from binllm.kernels import check_kernel
 from binllm.models import check_context, decoder_blocks, layer_roles, load_model
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
+from binllm.packing.card import Card, Measured, write_card
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
@@ -107,6 +110,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    check_kernel(config.kernel.name, device)
     with progress.phase("load"):
         loaded = load_model(config.model)
         model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
@@ -125,6 +129,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     with progress.phase("evaluate"):
         reloaded, _ = load_checkpoint(folder.checkpoint, dtype, config.kernel.name.value, str(device), attention)
         quantized = measure(reloaded, text, config.evaluation, progress)
+    write_card(folder.checkpoint, card_of(config, full_precision, quantized))
     account = checkpoint_bits(folder.checkpoint)
     return replace(
         record,
@@ -151,6 +156,13 @@ def check_model(model: PreTrainedModel, config: RunConfig) -> None:
     check_context(model, config.dataset.length, "dataset.length")
     _, blocks = decoder_blocks(model)
     plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
+
+
+def card_of(config: RunConfig, full_precision: PerplexityRecord, quantized: PerplexityRecord) -> Card:
+    """What the checkpoint's model card says of the run."""
+    before, after = full_precision.perplexity, quantized.perplexity
+    measured = Measured(definition=quantized.definition, full_precision=before, quantized=after)
+    return Card(base_model=config.model.id or model_name(config), command=command_line(), measured=measured)
 
 
 def plan_of(config: RunConfig) -> Plan:

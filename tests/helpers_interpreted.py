@@ -1,6 +1,6 @@
 """Cases that Triton's interpreter runs, in a process of their own: it is chosen when Triton is first imported.
 
-``python tests/helpers_interpreted.py`` prints one JSON line with what the tests of `tests/units/test_kernels_triton.py` assert.
+``python tests/helpers_interpreted.py`` prints one JSON line with what `tests/units/test_kernels_triton.py` asserts.
 """
 
 from __future__ import annotations

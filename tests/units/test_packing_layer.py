@@ -166,7 +166,9 @@ def test_gradients_reach_the_input_also_after_inference_mode(kernel: str) -> Non
 
 
 def test_an_unknown_kernel_is_refused_with_the_names() -> None:
-    with pytest.raises(BinllmError, match="kernel.name = dens: allowed are auto, dense, torch, triton; did you mean 'd"):
+    with pytest.raises(
+        BinllmError, match="kernel.name = dens: allowed are auto, dense, torch, triton; did you mean 'd"
+    ):
         set_kernel(full_layer(), "dens")
 
 
