@@ -1,8 +1,8 @@
 """How fast packed layers multiply, next to float16 matrices of the same shape.
 
 ``python -m experiments.benchmarks.kernels`` needs a CUDA device. For the layers of LLaMA-2-7B, LLaMA-3-8B and 70B it times
-`torch.nn.functional.linear` in float16 and the kernel `triton`, and writes results/benchmarks/kernels-DEVICE.json: seconds of
-a call, packed bytes a second against the measured copy bandwidth, and the relative error in bfloat16 against float64.
+`torch.nn.functional.linear` in float16 and the kernel `triton`, and writes results/benchmarks/kernels-DEVICE.json: seconds
+of a call, packed bytes a second against the measured copy bandwidth, relative error in bfloat16 against float64.
 A call is timed inside a CUDA graph that goes through copies of the layer, together several times the L2 cache.
 
 Bars (H200): 8192 x 28672 at batch 1 at least 6 times as fast as float16; 60% of the copy bandwidth for matrices of 100M
