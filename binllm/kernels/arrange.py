@@ -11,6 +11,9 @@ of a float16, and of a product with a float16 scale what matters. A bfloat16 inp
 The powers of two are those of `binllm.kernels.plane_product`, and cost no bit.
 """
 
+# pyright: reportArgumentType=false
+# (Triton annotates the parameters of a kernel with its own types, what is passed are Python numbers.)
+
 from __future__ import annotations
 
 import torch

@@ -18,6 +18,9 @@ With P the plane, G the gate: Σ_j G (2 P - 1) x = 2 Σ (P & G) x - Σ G x, and 
 The twin in torch is `Term.product`.
 """
 
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (The body of a kernel is Triton's language: compile-time numbers and ranges are not what they are in Python.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -31,8 +34,8 @@ from binllm.kernels.interpreter import INTERPRETED
 from binllm.kernels.terms import Term
 
 LEAST_COLUMNS, MOST_COLUMNS = 16, 64  # of a tensor core's product; most: what the registers of a program hold
-TILES = ((32, 32, 4), (64, 16, 4), (64, 32, 4), (64, 64, 4), (128, 16, 4), (128, 32, 8), (128, 64, 8))
-"""(rows, bytes, warps) that the autotuner tries, each once for a shape."""
+TILES = ((32, 32, 4), (64, 16, 4), (64, 32, 4), (128, 16, 4), (128, 32, 4), (128, 32, 8), (256, 16, 8), (256, 32, 8))
+"""(rows, bytes, warps) that the autotuner tries, each once for a shape: many rows share the work on the inputs."""
 
 
 def _configs() -> list[triton.Config]:
@@ -76,13 +79,13 @@ def add_product(term: Term, arranged: Tensor, out: Tensor, begin: bool) -> None:
         arranged, *planes, term.scale, term.inputs.block, term.inputs.first, out,
         n_out, tokens, arranged.shape[1], blocks, a_split, len(term.inputs.block), *term.scale.stride(),
         SIGNS=term.bits is not None, GATE=0 if term.gate is None else 2 if term.inverted else 1, BEGIN=begin,
-        PARTS=parts, TOKENS=tile, Q=q, INTERPRETED=INTERPRETED,
+        BYTES_A_BLOCK=term.inputs.bytes_a_block, PARTS=parts, TOKENS=tile, Q=q, INTERPRETED=INTERPRETED,
     )  # fmt: skip
 
 
 @triton.jit
 def _one_plus(byte, b: tl.constexpr, INTERPRETED: tl.constexpr):
-    """1 + bit b of each byte times 2^(min(b, 6) - 7)... as bfloat16; as the same float32 in the interpreter."""
+    """1 + bit 2^(min(b, 6) - 7), bit b of each byte, in bfloat16; in the interpreter, which lacks that, in float32."""
     bit = (byte >> 1) & 64 if b == 7 else byte & (1 << b)
     number = (bit | 0x3F80).to(tl.int16)
     if INTERPRETED:
@@ -92,7 +95,7 @@ def _one_plus(byte, b: tl.constexpr, INTERPRETED: tl.constexpr):
 
 @triton.autotune(
     configs=_configs(),
-    key=["n_out", "n_bytes", "a_split", "SIGNS", "GATE", "PARTS", "TOKENS"],
+    key=["n_out", "n_bytes", "a_split", "SIGNS", "GATE", "BYTES_A_BLOCK", "PARTS", "TOKENS"],
     restore_value=["out"],
 )
 @triton.jit
@@ -100,7 +103,7 @@ def _product(
     x, bits, gate, scale, block, first, out,
     n_out, tokens, n_bytes, blocks, a_split, count, scale_row, scale_block,
     SIGNS: tl.constexpr, GATE: tl.constexpr, BEGIN: tl.constexpr,
-    PARTS: tl.constexpr, TOKENS: tl.constexpr, Q: tl.constexpr, INTERPRETED: tl.constexpr,
+    BYTES_A_BLOCK: tl.constexpr, PARTS: tl.constexpr, TOKENS: tl.constexpr, Q: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     COLUMNS: tl.constexpr = Q * PARTS * TOKENS
@@ -127,20 +130,28 @@ def _product(
             if SIGNS:
                 plane = tl.load(bits + place, mask=here, other=0).to(tl.int32)
                 plane = plane & opened if GATE > 0 else plane
+            shifts = tl.zeros((BLOCK_B, COLUMNS), tl.float32)
+            plains = tl.zeros((BLOCK_B, COLUMNS), tl.float32)
+            inside = (token < tokens)[None, :] & (k < n_bytes)[:, None]
+            if BYTES_A_BLOCK > 0:
+                inside = inside & ((k // BYTES_A_BLOCK)[:, None] == g[None, :])
+            source = x + (k[:, None] * PARTS + part[None, :]) * tokens + token[None, :]
             for b in tl.static_range(8):
-                of_byte = tl.load(block + 8 * k + b, mask=8 * k + b < count, other=-1)
-                mine = (of_byte[:, None] == g[None, :]) & (token < tokens)[None, :]
-                source = x + ((b * n_bytes + k)[:, None] * PARTS + part[None, :]) * tokens + token[None, :]
-                value = tl.load(source, mask=mine, other=0.0)
+                mine = inside
+                if BYTES_A_BLOCK == 0:
+                    of_bit = tl.load(block + 8 * k + b, mask=8 * k + b < count, other=-1)
+                    mine = inside & (of_bit[:, None] == g[None, :])
+                value = tl.load(source + b * n_bytes * PARTS * tokens, mask=mine, other=0.0)
                 wide = value.to(tl.float32)
                 operand = wide if INTERPRETED else value
                 if SIGNS:
                     open_product = tl.dot(_one_plus(plane, b, INTERPRETED), operand, open_product)
                 if GATE > 0:
                     gate_product = tl.dot(_one_plus(opened, b, INTERPRETED), operand, gate_product)
-                summed = tl.sum(wide, axis=0)
-                shift += summed
-                plain += summed * (1.0 / (1 << (7 - min(b, 6))))
+                shifts += wide
+                plains += wide * (1.0 / (1 << (7 - min(b, 6))))
+            shift += tl.sum(shifts, axis=0)
+            plain += tl.sum(plains, axis=0)
         if SIGNS and GATE > 0:
             of_block = 2.0 * open_product - gate_product - shift[None, :]
         elif SIGNS:

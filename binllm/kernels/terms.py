@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from binllm.packing.bits import pack_bits, unpack_bits, unpack_signs
+from binllm.packing.bits import pack_bits, packed_size, unpack_bits, unpack_signs
 from binllm.packing.columns import column_mask, unpack_columns
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ class Inputs:
         factor: (count,) float32, or None for ones.
         block: (count,) int32, not decreasing: the block of each column.
         first: (blocks + 1,) int32: the first column of each block, and the count.
+        bytes_a_block: Packed bytes of a block where all blocks begin at whole bytes, known without looking; else 0.
     """
 
     columns: Tensor | None
     factor: Tensor | None
     block: Tensor
     first: Tensor
+    bytes_a_block: int = 0
 
     @property
     def blocks(self) -> int:
@@ -176,7 +178,9 @@ class _Layer:
         block = (places // self.spec.block_size).int()
         edges = torch.arange(self.spec.blocks + 1, device=self.device, dtype=torch.int32)
         first = torch.searchsorted(block, edges).int()
-        return Inputs(columns, None if factor is None else factor.contiguous(), block.contiguous(), first)
+        whole = columns is None and (self.spec.block_size % 8 == 0 or self.spec.blocks == 1)
+        a_block = packed_size(min(self.spec.block_size, self.spec.n_in)) if whole else 0
+        return Inputs(columns, None if factor is None else factor.contiguous(), block.contiguous(), first, a_block)
 
 
 def _of_group(scale: Tensor | None, group: int) -> Tensor | None:
