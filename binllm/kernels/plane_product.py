@@ -93,6 +93,45 @@ def _one_plus(byte, b: tl.constexpr, INTERPRETED: tl.constexpr):
     return number.to(tl.bfloat16, bitcast=True)
 
 
+@triton.jit
+def _add_bytes(
+    sums, plane, opened, source, step, inside, block, bit, count, g,
+    SIGNS: tl.constexpr, GATE: tl.constexpr, LOOK_UP: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Add a chunk of bytes to the sums: with P (or P & G), with G, Σ 2^(7 - b) x, Σ x."""
+    open_product, gate_product, shift, plain = sums
+    shifts, plains = tl.zeros(inside.shape, tl.float32), tl.zeros(inside.shape, tl.float32)
+    for b in tl.static_range(8):
+        mine = inside
+        if LOOK_UP:
+            mine = inside & (tl.load(block + b, mask=bit + b < count, other=-1)[:, None] == g[None, :])
+        value = tl.load(source + b * step, mask=mine, other=0.0)
+        wide = value.to(tl.float32)
+        operand = wide if INTERPRETED else value
+        if SIGNS:
+            open_product = tl.dot(_one_plus(plane, b, INTERPRETED), operand, open_product)
+        if GATE > 0:
+            gate_product = tl.dot(_one_plus(opened, b, INTERPRETED), operand, gate_product)
+        shifts += wide
+        plains += wide * (1.0 / (1 << (7 - min(b, 6))))
+    return open_product, gate_product, shift + tl.sum(shifts, axis=0), plain + tl.sum(plains, axis=0)
+
+
+@triton.jit
+def _of_blocks(sums, SIGNS: tl.constexpr, GATE: tl.constexpr):
+    """What a term's blocks give before their scales."""
+    open_product, gate_product, shift, plain = sums
+    if SIGNS and GATE > 0:
+        of_block = 2.0 * open_product - gate_product - shift[None, :]
+    elif SIGNS:
+        of_block = 2.0 * (open_product - shift[None, :]) - plain[None, :]
+    elif GATE > 0:
+        of_block = gate_product - shift[None, :]
+    else:
+        of_block = open_product + plain[None, :]  # a mean: nothing but the inputs' sum
+    return of_block
+
+
 @triton.autotune(
     configs=_configs(),
     key=["n_out", "n_bytes", "a_split", "SIGNS", "GATE", "BYTES_A_BLOCK", "PARTS", "TOKENS"],
@@ -115,51 +154,29 @@ def _product(
     total = tl.zeros((BLOCK_N, COLUMNS), tl.float32)
     for g0 in range(tl.program_id(2) * a_split, g_stop, Q):
         g = g0 + column // (PARTS * TOKENS)
-        open_product = tl.zeros((BLOCK_N, COLUMNS), tl.float32)  # with P, or P & G
-        gate_product = tl.zeros((BLOCK_N, COLUMNS), tl.float32)  # with G
-        shift = tl.zeros((COLUMNS,), tl.float32)  # Σ 2^(7 - b) x
-        plain = tl.zeros((COLUMNS,), tl.float32)  # Σ x
+        nothing, none = tl.zeros((BLOCK_N, COLUMNS), tl.float32), tl.zeros((COLUMNS,), tl.float32)
+        sums = (nothing, nothing, none, none)
         k_stop = tl.cdiv(tl.load(first + tl.minimum(g0 + Q, g_stop)), 8)
         for k0 in range(tl.load(first + g0) // 8, k_stop, BLOCK_B):
             k = k0 + tl.arange(0, BLOCK_B)
             here = (row < n_out)[:, None] & (k < n_bytes)[None, :]
             place = row.to(tl.int64)[:, None] * n_bytes + k[None, :]
+            plane, opened = k, k  # not looked at where there is none
             if GATE > 0:
                 opened = tl.load(gate + place, mask=here, other=0).to(tl.int32)
                 opened = opened ^ 255 if GATE == 2 else opened
             if SIGNS:
                 plane = tl.load(bits + place, mask=here, other=0).to(tl.int32)
                 plane = plane & opened if GATE > 0 else plane
-            shifts = tl.zeros((BLOCK_B, COLUMNS), tl.float32)
-            plains = tl.zeros((BLOCK_B, COLUMNS), tl.float32)
             inside = (token < tokens)[None, :] & (k < n_bytes)[:, None]
             if BYTES_A_BLOCK > 0:
                 inside = inside & ((k // BYTES_A_BLOCK)[:, None] == g[None, :])
             source = x + (k[:, None] * PARTS + part[None, :]) * tokens + token[None, :]
-            for b in tl.static_range(8):
-                mine = inside
-                if BYTES_A_BLOCK == 0:
-                    of_bit = tl.load(block + 8 * k + b, mask=8 * k + b < count, other=-1)
-                    mine = inside & (of_bit[:, None] == g[None, :])
-                value = tl.load(source + b * n_bytes * PARTS * tokens, mask=mine, other=0.0)
-                wide = value.to(tl.float32)
-                operand = wide if INTERPRETED else value
-                if SIGNS:
-                    open_product = tl.dot(_one_plus(plane, b, INTERPRETED), operand, open_product)
-                if GATE > 0:
-                    gate_product = tl.dot(_one_plus(opened, b, INTERPRETED), operand, gate_product)
-                shifts += wide
-                plains += wide * (1.0 / (1 << (7 - min(b, 6))))
-            shift += tl.sum(shifts, axis=0)
-            plain += tl.sum(plains, axis=0)
-        if SIGNS and GATE > 0:
-            of_block = 2.0 * open_product - gate_product - shift[None, :]
-        elif SIGNS:
-            of_block = 2.0 * (open_product - shift[None, :]) - plain[None, :]
-        elif GATE > 0:
-            of_block = gate_product - shift[None, :]
-        else:
-            of_block = tl.zeros((BLOCK_N, COLUMNS), tl.float32) + plain[None, :]
+            sums = _add_bytes(
+                sums, plane, opened, source, n_bytes * PARTS * tokens, inside, block + 8 * k, 8 * k, count, g,
+                SIGNS, GATE, BYTES_A_BLOCK == 0, INTERPRETED,
+            )  # fmt: skip
+        of_block = _of_blocks(sums, SIGNS, GATE)
         where = scale + row.to(tl.int64)[:, None] * scale_row + g[None, :] * scale_block
         a = tl.load(where, mask=(row < n_out)[:, None] & (g < g_stop)[None, :], other=0.0)
         total += of_block * a.to(tl.float32)

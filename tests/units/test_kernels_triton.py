@@ -67,6 +67,31 @@ def test_what_is_not_covered_falls_back_with_one_warning_that_says_why(interpret
     assert interpreted["layers"]["fallen"]
 
 
+@pytest.mark.parametrize(
+    ("parts", "tokens", "blocks", "gate"), [(1, 1, 16, 0), (2, 64, 1, 2)], ids=["decode", "prefill"]
+)
+def test_the_product_compiles_for_a_gpu(
+    parts: int, tokens: int, blocks: int, gate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from binllm.kernels.plane_product import _product
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    constants = {"SIGNS": True, "GATE": gate, "BEGIN": False, "BYTES_A_BLOCK": 16, "PARTS": parts, "TOKENS": tokens}
+    constants |= {"Q": blocks, "INTERPRETED": False, "BLOCK_N": 64, "BLOCK_B": 16}
+    pointers = {"x": "*bf16", "bits": "*u8", "gate": "*u8", "scale": "*fp16", "block": "*i32", "first": "*i32"}
+    types = pointers | {"out": "*fp32"} | dict.fromkeys(constants, "constexpr")
+    kernel = _product.fn
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert "mma" in compiled.asm["ptx"], "the product must be one of tensor cores"
+
+
 @pytest.mark.skipif("not NO_GPU", reason="a CUDA device is at hand")
 def test_the_kernel_is_refused_on_a_device_that_cannot_run_it() -> None:
     model = packed_model("llama", generator())
