@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from binllm.hook import register_with_transformers
+
 __version__ = "0.1.0"
 
 __all__ = ["load_checkpoint", "quantize", "save_checkpoint"]
@@ -22,3 +24,6 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+register_with_transformers()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
@@ -17,6 +19,9 @@ CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folde
 
 LOCAL = {"model": "folder", "dataset": "text"}
 OVERLAYS = {"method": ["~method"], "experiment": [], "debug": []}  # what says "none" of each; two are none anyway
+
+PRIVATE = ("paths", "tracker", "plugins")  # groups that the command of a model card leaves out
+QUOTES = "'\""
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
@@ -60,6 +65,21 @@ def _quoted(text: str) -> str:
     """A string for Hydra's grammar, whatever characters it has."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def command_line() -> str | None:
+    """The command of the running job as another person would type it; None where no command started it.
+
+    Folders of results and trackers change nothing in a model and are left out, of local files only the name stays.
+    """
+    if not HydraConfig.initialized():
+        return None
+    said = []
+    for override in HydraConfig.get().overrides.task:
+        key, _, value = override.partition("=")
+        if key.lstrip("+~").split(".")[0] not in PRIVATE:
+            said.append(f"{key}={Path(value.strip(QUOTES)).name}" if key.endswith(".path") else override)
+    return shlex.join(["binllm", *said])
 
 
 def compose_run(overrides: Sequence[str] = ()) -> DictConfig:

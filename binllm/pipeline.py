@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
+from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.table import BlockFiles
@@ -18,9 +19,11 @@ from binllm.evaluation import evaluation_tokens
 from binllm.evaluation.measure import origin_of, task_measurements, text_measurement
 from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
+from binllm.kernels import check_kernel
 from binllm.models import check_context, decoder_blocks, layer_roles, load_model
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
+from binllm.packing.card import Card, Measured, write_card
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
@@ -119,6 +122,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    check_kernel(config.kernel.name, device)
     with progress.phase("load"):
         loaded = load_model(config.model)
         model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
@@ -138,6 +142,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         kernel, attention = config.kernel.name.value, config.model.attention.value
         reloaded, _ = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
         quantized = measure(reloaded, text, job, origin_of(reloaded, written, kernel))
+    write_card(folder.checkpoint, card_of(config, full_precision, quantized))
     account = checkpoint_bits(folder.checkpoint)
     return replace(
         record,
@@ -164,6 +169,13 @@ def check_model(model: PreTrainedModel, config: RunConfig) -> None:
     check_context(model, config.dataset.length, "dataset.length")
     _, blocks = decoder_blocks(model)
     plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
+
+
+def card_of(config: RunConfig, full_precision: PerplexityRecord, quantized: PerplexityRecord) -> Card:
+    """What the checkpoint's model card says of the run."""
+    before, after = full_precision.perplexity, quantized.perplexity
+    measured = Measured(definition=quantized.definition, full_precision=before, quantized=after)
+    return Card(base_model=config.model.id or model_name(config), command=command_line(), measured=measured)
 
 
 def plan_of(config: RunConfig) -> Plan:

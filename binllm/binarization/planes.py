@@ -88,10 +88,13 @@ class Planes:
 
     def _salient(self, centred: Tensor, importance: Tensor) -> Tensor:
         width = len(centred)
-        count = min(width, -(-self.salient_columns * width // (self.block_size or width)))
         salient = torch.zeros(width, dtype=torch.bool, device=centred.device)
-        salient[(centred.square().sum(1) * importance).topk(count).indices] = True
+        salient[(centred.square().sum(1) * importance).topk(self.salient_count(width)).indices] = True
         return salient
+
+    def salient_count(self, width: int) -> int:
+        """Salient columns of a block of `width` columns."""
+        return min(width, -(-self.salient_columns * width // (self.block_size or width)))
 
     def _lloyd(self, magnitude: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted Lloyd-Max levels of |entries| (width, n_out) per row: scales (groups, n_out), group (width, n_out)."""

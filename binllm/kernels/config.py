@@ -9,8 +9,10 @@ from enum import Enum
 class KernelName(Enum):
     """Kernels by name."""
 
+    auto = "auto"
     dense = "dense"
     torch = "torch"
+    triton = "triton"
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class KernelConfig:
     """The `kernel` group.
 
     Attributes:
-        name: `dense` unpacks each weight once and keeps it; `torch` unpacks at every call and keeps only the
-            bits.
+        name: `dense` unpacks each weight once and keeps it; `torch` unpacks a panel of rows at a time, at every call,
+            and keeps only the bits; `triton` multiplies by the bits themselves on a CUDA device; `auto` is `triton` on
+            a CUDA device and `dense` elsewhere.
     """
 
     name: KernelName = KernelName.dense

@@ -1,7 +1,7 @@
 """Saves a packed model and loads it again, equal in every bit.
 
 A checkpoint is a folder that transformers understands: config.json with a `quantization_config`, safetensors
-files, generation config and tokenizer. It holds no time stamp and no path, so equal models give equal bytes,
+files, generation config, tokenizer and a model card. It holds no time stamp and no path, so equal models give equal bytes,
 and it appears under its name only when complete.
 """
 
@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from binllm.errors import BinllmError
-from binllm.kernels import KernelName, get_kernel
+from binllm.kernels import KernelName, check_kernel
+from binllm.packing.card import Card, write_card
 from binllm.packing.headers import FORMAT_VERSION, INDEX_FILE, file_hash, read_config, tensor_files
 from binllm.packing.layer import binary_layers, set_kernel
 from binllm.packing.quantizer import BinllmQuantizationConfig
@@ -45,7 +46,7 @@ def save_checkpoint(
         tokenizer: Saved along, if there is one.
         folder: Replaced if it exists.
         header: Plain JSON values kept in `quantization_config.header`; leave out what changes from run to
-            run.
+            run. The model card names its `base_model` and `command`, if they are there.
         max_shard_size: Bytes of a tensor file at most, or a size such as "2GB".
 
     Returns:
@@ -63,6 +64,7 @@ def save_checkpoint(
             model.generation_config.save_pretrained(partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+        write_card(partial, Card(**{key: (header or {}).get(key) for key in ("base_model", "command")}))
     return folder
 
 
@@ -90,7 +92,7 @@ def load_checkpoint(
             shaped, or the checkpoint is of another version or no such checkpoint.
     """
     folder = Path(folder)
-    get_kernel(kernel)
+    check_kernel(kernel, device)
     read_config(folder)
     tensor_files(folder)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}

@@ -20,6 +20,7 @@ READABLE_VERSIONS = (1, 2)
 METHOD = "binllm"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+CARD_FILE = "README.md"
 
 ITEM_BYTES = {
     "F64": 8,
@@ -143,7 +144,7 @@ def check_hashes(files: Iterable[Path], hashes: Mapping[str, str]) -> None:
 
 
 def checkpoint_hash(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of all files of a checkpoint: equal exactly when the files are.
+    """SHA-256 over the names and contents of all files of a checkpoint but its card: equal exactly when these files are.
 
     Args:
         folder: The checkpoint.
@@ -152,7 +153,7 @@ def checkpoint_hash(folder: str | Path) -> str:
         Hexadecimal digest.
     """
     folder, digest = Path(folder), hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / CARD_FILE):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from binllm.kernels import KernelName, get_kernel
-from binllm.packing.panels import dense_by_rows
+from binllm.kernels import Kernel, KernelName, check_kernel, choose, kernel_name, packed_linear, register
+from binllm.packing.panels import dense_by_rows, panels
 from binllm.packing.protocol import Code, Spec
+
+Kept = TypeVar("Kept")
 
 
 class BinaryLinear(nn.Module):
-    """y = x Ŵᵀ + bias with Ŵ given by a `Code`; bit-equal to `F.linear` with `code.dense(x.dtype)`.
+    """y = x Ŵᵀ + bias with Ŵ given by a `Code`; with the kernel `dense` bit-equal to `F.linear` with `code.dense(x.dtype)`.
 
     Its buffers are exactly the tensors that are saved (`Spec.tensors`): signs, groups and levels packed into bytes,
     salient columns as a bitmap or as int16/int32 indices, whichever is smaller, and the scales in their stored
@@ -24,7 +27,8 @@ class BinaryLinear(nn.Module):
         spec: Shapes and dtypes of the stored tensors.
         in_features: n_in.
         out_features: n_out.
-        kernel: Name of the kernel that computes the product.
+        kernel: Name of the kernel that computes the product; `set_kernel` sets that of a whole model.
+        name: Full name in the model, for messages; empty until `set_kernel` says it.
     """
 
     def __init__(self, spec: Spec, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
@@ -38,8 +42,9 @@ class BinaryLinear(nn.Module):
         super().__init__()
         self.spec = spec
         self.in_features, self.out_features = spec.n_in, spec.n_out
-        self.kernel = KernelName.dense
-        self._dense: Tensor | None = None
+        self.kernel, self.name = KernelName.dense, ""
+        self._kept: dict[Hashable, Any] = {}
+        self._number = register(self)
         for name, (shape, stored) in spec.tensors().items():
             self.register_buffer(name, torch.empty(shape, dtype=stored, device=device))
         bias = torch.empty(spec.n_out, dtype=dtype, device=device) if spec.bias else None
@@ -79,27 +84,41 @@ class BinaryLinear(nn.Module):
 
     def to_code(self) -> Code:
         """Unpack: the code that `from_code` was given, with its scales in the stored dtype."""
-        return self.spec.unpack(dict(self.named_buffers()))
+        return self.spec.unpack(self.stored)
+
+    @property
+    def stored(self) -> dict[str, Tensor]:
+        """The stored tensors by name, the bias left out."""
+        return dict(self.named_buffers())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stored tensors are."""
+        return next(self.buffers()).device
 
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (n_out, n_in), bit-equal to `to_code().dense(dtype)`, unpacked in panels of rows."""
-        stored = dict(self.named_buffers())
-        device = next(iter(stored.values())).device
         # A weight made under inference_mode could not be used when gradients are wanted later.
         with torch.inference_mode(False), torch.no_grad():
-            read = self.spec.reader(stored)
-            shape = (self.out_features, self.in_features)
-            return dense_by_rows(lambda start, stop: read(start, stop).reconstruct(), shape, dtype, device)
+            read, shape = self._reader(), (self.out_features, self.in_features)
+            return dense_by_rows(lambda start, stop: read(start, stop).reconstruct(), shape, dtype, self.device)
 
-    def cached_weight(self, dtype: torch.dtype) -> Tensor:
-        """The dense weight, kept outside the state until the layer is moved or loaded."""
-        if self._dense is None or self._dense.dtype != dtype:
-            self._dense = self.dense_weight(dtype)
-        return self._dense
+    def panels(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """The same weight panel by panel: which rows, and (rows, n_in)."""
+        for panel in panels((self.out_features, self.in_features), self.device):
+            with torch.inference_mode(False), torch.no_grad():
+                rows = self._reader()(panel.start, panel.stop).reconstruct().to(dtype)
+            yield panel, rows
+
+    def kept(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What was made under this key, kept outside the state until the layer is moved or loaded."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def clear_cache(self) -> None:
-        """Forget the dense weight; needed only after writing into the buffers by hand."""
-        self._dense = None
+        """Forget what is kept; needed only after writing into the buffers by hand."""
+        self._kept = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply by the weight.
@@ -110,7 +129,17 @@ class BinaryLinear(nn.Module):
         Returns:
             (..., n_out) of the same dtype.
         """
-        return get_kernel(self.kernel)(self, x)
+        if torch.compiler.is_compiling():
+            return packed_linear(x, self._number)
+        return self.multiply(x)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """`forward` by the chosen kernel, called at once."""
+        kernel: Kernel = self.kept(self.kernel, lambda: choose(self.kernel, self))
+        return kernel(self, x)
+
+    def _reader(self) -> Callable[[int, int], Code]:
+        return self.kept("reader", lambda: self.spec.reader(self.stored))
 
     def extra_repr(self) -> str:
         """Shown in the model's print."""
@@ -131,6 +160,11 @@ class BinaryLinear(nn.Module):
         self.clear_cache()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is a layer of its own: what the original keeps and its number stay with the original."""
+        super().__setstate__(state | {"_kept": {}})
+        self._number = register(self)
+
 
 def binary_layers(model: nn.Module) -> dict[str, BinaryLinear]:
     """Every packed layer of a model by its full name, in the model's order."""
@@ -145,9 +179,10 @@ def set_kernel(model: nn.Module, name: str | KernelName) -> None:
         name: Name of a kernel.
 
     Raises:
-        BinllmError: If there is no kernel of this name.
+        BinllmError: If there is no kernel of this name, or a layer's device cannot run it.
     """
-    get_kernel(name)
-    for layer in binary_layers(model).values():
-        layer.kernel = KernelName[name] if isinstance(name, str) else name
+    kernel = kernel_name(name)
+    for path, layer in binary_layers(model).items():
+        check_kernel(kernel, layer.device)
+        layer.kernel, layer.name = kernel, path
         layer.clear_cache()

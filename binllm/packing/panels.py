@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 PANEL_ENTRIES = 2**18  # a panel of rows, its signs and its scales stay in the second-level cache
+PANEL_ENTRIES_CUDA = 2**24  # a GPU wants large panels, each of its launches costs as much as a small one
+
+
+def panels(shape: tuple[int, int], device: torch.device) -> Iterator[slice]:
+    """Cut the rows of a matrix (n_out, n_in) into panels; each begins with an even row, so pairs stay together."""
+    n_out, n_in = shape
+    entries = PANEL_ENTRIES_CUDA if device.type == "cuda" else PANEL_ENTRIES
+    step = 2 * max(1, entries // (2 * n_in))
+    for start in range(0, n_out, step):
+        yield slice(start, min(start + step, n_out))
 
 
 def dense_by_rows(
@@ -24,12 +34,9 @@ def dense_by_rows(
     Returns:
         (n_out, n_in) dense weight.
     """
-    n_out, n_in = shape
-    weight = torch.empty(n_out, n_in, dtype=dtype, device=device)
-    step = 2 * max(1, PANEL_ENTRIES // (2 * n_in))
-    for start in range(0, n_out, step):
-        stop = min(start + step, n_out)
-        weight[start:stop] = rows(start, stop)
+    weight = torch.empty(shape, dtype=dtype, device=device)
+    for panel in panels(shape, device):
+        weight[panel] = rows(panel.start, panel.stop)
     return weight
 
 

@@ -35,6 +35,7 @@ CONFIGURATION = {
     "objective.roles=[fc1]": "objective.roles = fc1: allowed are all, down, gate, k, last, o, q, up, v",
     "model.family=gpt": "model.family = gpt: allowed are llama, opt, phi3; did you mean 'opt'?",
     "device=tpu": "device = tpu: allowed are auto, cpu, cuda",
+    "kernel=triton": "kernel.name = triton: cannot run on cpu (",
     "dataset.length=100000": "dataset.length = 100000: allowed is at most ",
     "dataset.length=513": "dataset.length = 513: allowed is at most 512, the context of the model",
     "diagnostics.metrics=[stram]": "attention, block_loss, stream, tokens; did you mean 'stream'?",

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel, PreTrainedTokenizerFast
 
 from binllm.errors import BinllmError
-from binllm.packing import BinaryLinear, binary_layers
+from binllm.packing import BinaryLinear, binary_layers, set_kernel
 from binllm.packing import checkpoint as checkpoint_module
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
@@ -37,6 +37,7 @@ def model_head(model: PreTrainedModel) -> nn.Module:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reloaded_logits_are_equal(family: str, tied: bool, kernel: str, tmp_path: Path) -> None:
     model = packed_model(family, generator(), tied=tied)
+    set_kernel(model, kernel)
     reloaded, tokenizer = load_checkpoint(save_checkpoint(model, None, tmp_path / "c"), kernel=kernel)
     assert tokenizer is None
     assert torch.equal(logits(reloaded), logits(model))
@@ -74,7 +75,7 @@ def test_equal_models_give_equal_bytes_and_different_ones_do_not(tmp_path: Path)
     assert checkpoint_hash(first) == checkpoint_hash(again) == checkpoint_hash(reloaded)
     assert checkpoint_hash(first) != checkpoint_hash(other)
     files = sorted(path.name for path in first.iterdir())
-    assert files == ["config.json", "generation_config.json", "model.safetensors"]
+    assert files == ["README.md", "config.json", "generation_config.json", "model.safetensors"]
     assert str(tmp_path) not in (reloaded / "config.json").read_text()
 
 
