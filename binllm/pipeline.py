@@ -185,8 +185,8 @@ def quantize_resumably(
         quantize_blocks(streams, plan, Events(diagnosis.begin, progress.layer, finished), start)
         head = quantize_head(model, streams, plan)
         write_layers(job.folder.layers, [r for r in job.folder.read_layers() if r.role != HEAD] + head)
-    progress.set_apart("diagnostics", diagnosis.seconds)
     if job.config.diagnostics.metrics:
+        progress.set_apart("diagnostics", diagnosis.seconds)
         files.join(progress.blocks, job.folder)
 
 

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import fmean
+from typing import NamedTuple
+
 import pandas as pd
 
+from binllm.diagnostics.table import Row
+
 PREFIX = "diagnostics"
+ENTERING, LAST_LAYER = "attention/proxy_rank_correlation", "attention/last_layer_rank_correlation"
+
+
+class Key(NamedTuple):
+    """What one number of a series over the blocks belongs to."""
+
+    metric: str
+    layer: str
+    role: str
+    block: int
+
+
+def means(table: pd.DataFrame) -> dict[Key, float]:
+    """One number for every metric of every layer and block: series over heads, ranks or sequences count with their mean."""
+    values: dict[Key, list[float]] = {}
+    for row in map(Row._make, table[list(Row._fields)].itertuples(index=False, name=None)):
+        values.setdefault(Key(row.metric, row.layer, row.role, row.block), []).append(row.value)
+    return {key: fmean(found) for key, found in values.items()}
 
 
 def block_series(table: pd.DataFrame) -> list[dict[str, float]]:
@@ -14,15 +38,12 @@ def block_series(table: pd.DataFrame) -> list[dict[str, float]]:
         table: As `read_diagnostics` returns it.
 
     Returns:
-        ``block/index`` and ``diagnostics/<group>/<name>`` for the whole block, or with ``/<role>`` for a layer. A series
-        over heads, ranks or sequences counts with its mean.
+        ``block/index`` and ``diagnostics/<group>/<name>`` for the whole block, or with ``/<role>`` for a layer; see `means`.
     """
-    keys = ["block", "metric", "role"]
-    means = table.groupby(keys, sort=False)["value"].mean()
     rows: dict[int, dict[str, float]] = {}
-    for (block, metric, role), value in means.items():  # pyright: ignore[reportGeneralTypeIssues] a MultiIndex
-        name = "/".join((PREFIX, str(metric), *([str(role)] if role else [])))
-        rows.setdefault(int(block), {"block/index": int(block)})[name] = float(value)
+    for key, value in means(table).items():
+        name = "/".join(part for part in (PREFIX, key.metric, key.role) if part)
+        rows.setdefault(key.block, {"block/index": key.block})[name] = value
     return list(rows.values())
 
 
@@ -36,12 +57,13 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
         By metric the mean over blocks, of the whole blocks' values where there are any and of the layers' otherwise; and the
         rank correlations of `proxy_correlations`.
     """
-    found: dict[str, float] = {}
-    for metric, rows in table.groupby("metric"):
-        whole = rows[rows["layer"] == ""]
-        chosen = whole if len(whole) else rows
-        found[str(metric)] = float(chosen.groupby("block")["value"].mean().mean())
-    return found | proxy_correlations(table)
+    found = means(table)
+    summary: dict[str, float] = {}
+    for metric in dict.fromkeys(key.metric for key in found):
+        of_metric = {key: value for key, value in found.items() if key.metric == metric}
+        whole = [value for key, value in of_metric.items() if not key.layer]
+        summary[metric] = fmean(whole or of_metric.values())
+    return summary | proxy_correlations(table)
 
 
 def proxy_correlations(table: pd.DataFrame) -> dict[str, float]:
@@ -51,29 +73,31 @@ def proxy_correlations(table: pd.DataFrame) -> dict[str, float]:
         table: As `read_diagnostics` returns it, of one run.
 
     Returns:
-        ``proxy_rank_correlation`` for the similarity of what enters the block, ``last_layer_rank_correlation`` for the
-        output of the last layer of the block before, which is what attention matrix preservation keeps. Empty without
-        attention; one is left out where fewer than three blocks have both, or a series is constant.
+        ``attention/proxy_rank_correlation`` for the similarity of what enters the block, and
+        ``attention/last_layer_rank_correlation`` for the output of the last layer of the block before, which is what
+        attention matrix preservation keeps. One is left out where fewer than three blocks have both series, or one of the
+        two is the same in all of them.
     """
-    kl = _by_block(table, "attention/kl")
-    candidates = {
-        "attention/proxy_rank_correlation": _by_block(table, "attention/proxy_output_error"),
-        "attention/last_layer_rank_correlation": _last_layers(table),
-    }
-    found: dict[str, float] = {}
-    for name, proxy in candidates.items():
-        both = pd.concat([proxy, kl], axis=1, join="inner").rank()
-        if len(both) >= 3 and (both.nunique() > 1).all():
-            found[name] = float(both.iloc[:, 0].corr(both.iloc[:, 1]))
-    return found
+    found = means(table)
+    kl = {key.block: value for key, value in found.items() if key.metric == "attention/kl"}
+    entering = {key.block: value for key, value in found.items() if key.metric == "attention/proxy_output_error"}
+    # Layers stand in the order of the data, so the last one of a block overwrites the others.
+    last = {key.block + 1: v for key, v in found.items() if key.metric == "tokens/output_error" and key.layer}
+    candidates = {ENTERING: rank_correlation(entering, kl), LAST_LAYER: rank_correlation(last, kl)}
+    return {name: value for name, value in candidates.items() if value is not None}
 
 
-def _by_block(table: pd.DataFrame, metric: str) -> pd.Series:
-    return table[table["metric"] == metric].groupby("block")["value"].mean()
+def rank_correlation(first: dict[int, float], second: dict[int, float]) -> float | None:
+    """Spearman's rank correlation over the blocks that both have; None where it says nothing."""
+    blocks = sorted(first.keys() & second.keys())
+    ranks = [pd.Series([series[block] for block in blocks], dtype="float64").rank() for series in (first, second)]
+    if len(blocks) < 3 or any(series.nunique() < 2 for series in ranks):
+        return None
+    return float(ranks[0].corr(ranks[1]))
 
 
-def _last_layers(table: pd.DataFrame) -> pd.Series:
-    """Token-similarity error of the last layer of every block, under the index of the next block."""
-    layers = table[(table["metric"] == "tokens/output_error") & (table["layer"] != "")]
-    last = layers.groupby("block")["value"].last()
-    return last.set_axis(last.index + 1)
+def summary_table(tables: Iterable[pd.DataFrame]) -> list[tuple[str, list[float | None]]]:
+    """Several runs side by side: (metric, its summary in every run; None where a run has not measured it)."""
+    summaries = [summarise(table) for table in tables]
+    metrics = dict.fromkeys(metric for summary in summaries for metric in summary)
+    return [(metric, [summary.get(metric) for summary in summaries]) for metric in metrics]

@@ -88,7 +88,8 @@ def read_diagnostics(run: Path, metrics: Sequence[str] = ()) -> pd.DataFrame:
     for metric in metrics:
         if metric not in known:
             raise bad_value(f"{path}: metric", metric, known)
-    return table[table["metric"].isin(metrics)].reset_index(drop=True) if metrics else table
+    kept = table.query("metric in @metrics") if metrics else table
+    return kept.reset_index(drop=True)
 
 
 class BlockFiles:

@@ -131,6 +131,7 @@ class RunProgress:
         """Book some of the last phase's time under a name of its own."""
         self.seconds[self._phase] -= seconds
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._plain(f"{name} {seconds:.1f} s of these, leaves {self._phase} {self.seconds[self._phase]:.1f} s")
 
     def layer(self, block: int, name: str) -> None:
         """Say which layer is being fitted.

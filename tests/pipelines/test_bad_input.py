@@ -37,6 +37,9 @@ CONFIGURATION = {
     "device=tpu": "device = tpu: allowed are auto, cpu, cuda",
     "dataset.length=100000": "dataset.length = 100000: allowed is at most ",
     "dataset.length=513": "dataset.length = 513: allowed is at most 512, the context of the model",
+    "diagnostics.metrics=[stram]": "attention, block_loss, stream, tokens; did you mean 'stream'?",
+    "diagnostics.metrics=[block_loss]": "diagnostics.objectives = {}: allowed is at least one objective with block_loss",
+    "diagnostics.sequences=0": "diagnostics.sequences = 0: allowed is a whole number of at least 1, or null",
     "evaluation.window=0": "evaluation.window = 0: allowed is a number of at least 2",
 }
 

@@ -36,6 +36,7 @@ class Reference:
     """An undisturbed run: its files, how long it took, how many durable writes it made."""
 
     checkpoint: dict[str, bytes]
+    diagnostics: dict[str, bytes]
     layers: list[dict]
     seconds: float
     writes: int
@@ -44,6 +45,10 @@ class Reference:
 def layer_lines(folder: RunPaths) -> list[dict]:
     rows = [json.loads(line) for line in folder.layers.read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+
+
+def diagnostics(folder: RunPaths) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.path.glob("diagnostics.*")}
 
 
 def arguments(results: Path) -> tuple[str, ...]:
@@ -59,7 +64,7 @@ def reference(command: Preloaded, tmp_path_factory: pytest.TempPathFactory) -> R
     assert done.code == 0, done.err
     folder = only_run(root / "results")
     writes = len((root / "writes").read_text().splitlines())
-    return Reference(checkpoint_bytes(folder), layer_lines(folder), seconds, writes)
+    return Reference(checkpoint_bytes(folder), diagnostics(folder), layer_lines(folder), seconds, writes)
 
 
 def assert_resumes(command: Preloaded, root: Path, reference: Reference) -> None:
@@ -70,10 +75,11 @@ def assert_resumes(command: Preloaded, root: Path, reference: Reference) -> None
     after = (root / "layers_again").read_text().split("\n")[:-1] if (root / "layers_again").exists() else []
     folder = only_run(root / "results")
     assert checkpoint_bytes(folder) == reference.checkpoint
+    assert diagnostics(folder) == reference.diagnostics
     assert layer_lines(folder) == reference.layers
     assert folder.status() == "done"
     assert {entry.name for entry in folder.path.iterdir()} == {
-        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint"
+        ".lock", "config.yaml", "run.json", "layers.jsonl", "checkpoint", "diagnostics.parquet", "diagnostics.csv"
     }  # fmt: skip
     blocks_before, blocks_after = ({int(line.split()[0]) for line in lines} for lines in (before, after))
     assert len(blocks_before & blocks_after) <= 1, "more than the block in progress was done again"

@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         limit: int | None = None,
         form: Form = Form.text,
         all_of_them: bool = False,
-        only: list[str] | None = None,
+        only: list[str] = [],  # noqa: B006
     ) -> None:
         """Do something with runs.
 
@@ -52,7 +52,7 @@ def test_a_functions_parameters_are_the_arguments(calls: list):
     tools.main(["collect", "a", "b"])
     tools.main(["collect", "a", "--limit", "3", "--form", "html", "--all-of-them", "--only", "one", "two"])
     assert calls == [
-        ([Path("a"), Path("b")], None, Form.text, False, None),
+        ([Path("a"), Path("b")], None, Form.text, False, []),
         ([Path("a")], 3, Form.html, True, ["one", "two"]),
     ]
 
@@ -73,7 +73,7 @@ def test_help_names_commands_and_arguments(calls: list, capsys: pytest.CaptureFi
     [
         (
             ["inspct"],
-            "sub-command = inspct: allowed are collect, figures, golden, inspect, report; did you mean 'inspect'?",
+            "sub-command = inspct: allowed are collect, diagnose, figures, golden, inspect, report; did you mean 'inspect'?",
         ),
         ([], "the following arguments are required: COMMAND; see binllm-tools --help"),
         (["inspect"], "the following arguments are required: RUN; see binllm-tools inspect --help"),
