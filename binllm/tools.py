@@ -55,7 +55,10 @@ def diagnose(runs: list[Path], metric: list[str] = []) -> None:  # noqa: B006 re
 
 @command
 def figures(
-    runs: list[Path], out: Path | None = None, only: list[str] | None = None, metrics: list[str] | None = None
+    runs: list[Path],
+    out: Path | None = None,
+    only: list[str] = [],  # noqa: B006 read by the parser, never changed
+    metrics: list[str] = [],  # noqa: B006
 ) -> None:
     """Draw the figures of run folders as SVG and PNG: all that they have the series for.
 
@@ -66,7 +69,7 @@ def figures(
     from binllm.report.comparison import read_comparison
 
     folder = out or (runs[0] / "figures" if len(runs) == 1 else Path("figures"))
-    files, left_out = make_figures(read_comparison(runs), folder, only or [], metrics or [])
+    files, left_out = make_figures(read_comparison(runs), folder, only, metrics)
     for path in files:
         print(f"written: {path}")
     for reason in left_out.values():
@@ -165,8 +168,8 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: introspection.Para
     """Declare one argument from a parameter: str, int, float, Path, Enum, bool (a switch), or a list of them."""
     options: dict[str, Any] = {}
     required = parameter.default is parameter.empty
-    hint = next((one for one in typing.get_args(hint) if type(None) in typing.get_args(hint)), hint)  # without "| None"
-    kind = (typing.get_args(hint) or (hint,))[0]
+    members = [one for one in typing.get_args(hint) if one is not type(None)]
+    kind = members[0] if members else hint
     if typing.get_origin(hint) is list:
         options["nargs"] = "+" if required else "*"
     if kind is bool:

@@ -104,8 +104,8 @@ def draw_spectra(comparison: Comparison, caption: str) -> Figure:
     for axes, block in zip(sheet.axes, chosen, strict=True):
         for subject in comparison.subjects:
             rows = subject.metric(SPECTRUM, "")
-            values = rows[(rows["block"] == block) & (rows["value"] > 0)].sort_values("index")
-            axes.plot(values["index"] + 1, values["value"], **look(subject.order, len(values)))
+            values = rows.loc[(rows["block"] == block) & (rows["value"] > 0)].set_index("index")["value"].sort_index()
+            axes.plot(values.index + 1, values, **look(subject.order, len(values)))
         logarithmic(axes, "x", "y")
         title(axes, f"block {block}", "rank of the direction")
     sheet.axes[0].set_ylabel("error / output, eigenvalue", fontsize=7)

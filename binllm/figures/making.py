@@ -30,8 +30,10 @@ def make_figures(
         The files, and for each figure that was left out the reason.
 
     Raises:
-        BinllmError: A name is unknown, or a figure or series that was asked for, or every figure, cannot be made.
+        BinllmError: ``out`` is a file, a name is unknown, or what was asked for (or every figure) cannot be made.
     """
+    if out.exists() and not out.is_dir():
+        raise bad_value("--out", out, "a folder, or a name that is free")
     known = _catalogue()
     for name in only:
         if name not in known:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from binllm.diagnostics.table import Row, read_diagnostics, to_table
@@ -53,8 +54,8 @@ class Subject:
 
     def metric(self, name: str, layer: str | None = None) -> pd.DataFrame:
         """The rows of a metric; with ``layer`` of that layer only, "" for the whole block."""
-        rows = self.series[self.series["metric"] == name]
-        return rows if layer is None else rows[rows["layer"] == layer]
+        chosen = self.series["metric"] == name
+        return cast(pd.DataFrame, self.series[chosen if layer is None else chosen & (self.series["layer"] == layer)])
 
     def has(self, name: str) -> bool:
         """Whether the run has a finite value of a metric."""
@@ -63,9 +64,9 @@ class Subject:
     def by_block(self, name: str, layer: str | None = None) -> pd.DataFrame:
         """Median, quartiles, least and largest finite value of each block, indexed by the block."""
         finite = self.metric(name, layer).dropna(subset="value")
-        quantiles = finite.groupby("block")["value"].quantile([0, 0.25, 0.5, 0.75, 1]).unstack()
-        quantiles.columns = ["least", "lower", "median", "upper", "largest"]
-        return quantiles
+        values = finite.groupby("block")["value"]
+        parts = {"least": 0.0, "lower": 0.25, "median": 0.5, "upper": 0.75, "largest": 1.0}
+        return pd.DataFrame({name: values.quantile(part) for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,11 @@ def _numbered(own: dict[str, Any], alike: Sequence[dict[str, Any]], words: Seque
 
 
 def _series(folder: Path, layers: Sequence[LayerRecord]) -> pd.DataFrame:
-    if not RunPaths(folder).diagnostics.exists():
-        return to_table(_layer_rows(layers, set()))
-    stored = read_diagnostics(folder)
-    return pd.concat([stored, to_table(_layer_rows(layers, set(stored["metric"])))], ignore_index=True)
+    tables = [read_diagnostics(folder)] if RunPaths(folder).diagnostics.exists() else []
+    known = {name for table in tables for name in table["metric"]}
+    series = pd.concat([*tables, to_table(_layer_rows(layers, known))], ignore_index=True)
+    series["value"] = series["value"].where(np.isfinite(series["value"]))  # a ratio to nothing is infinite
+    return series
 
 
 def _layer_rows(layers: Iterable[LayerRecord], known: set[str]) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -60,10 +60,10 @@ def _run(subject: Subject) -> dict[str, Any]:
 
 def _by_layer(rows: pd.DataFrame) -> dict[str, list[list[Any]]]:
     """For every layer (empty for the whole block) points of block and median."""
-    medians = rows.groupby(["layer", "block"], sort=False)["value"].median()
+    medians = cast(pd.Series, rows.groupby(["layer", "block"], sort=False)["value"].median())
     found: dict[str, list[list[Any]]] = {}
     for (layer, block), value in medians.items():  # pyright: ignore[reportGeneralTypeIssues] a MultiIndex
-        found.setdefault(str(layer), []).append([int(block), number(value)])
+        found.setdefault(str(layer), []).append([int(block), number(float(value))])
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
+import numpy as np
 import pandas as pd
 
 from binllm.report.comparison import Subject
@@ -53,7 +55,7 @@ def facts(subject: Subject) -> Mapping[str, float]:
 def _median(subject: Subject, metric: str, layer: str) -> pd.Series:
     """The median of each block, by its index; empty if the metric was not measured."""
     rows = subject.metric(metric, layer).dropna(subset="value")
-    return rows.groupby("block")["value"].median()
+    return cast(pd.Series, rows.groupby("block")["value"].median())
 
 
 def _stream(subject: Subject, name: str, stream: str) -> pd.Series:
@@ -65,12 +67,13 @@ def loss_ratios(subject: Subject) -> pd.DataFrame:
     weight, naive = (
         subject.metric(name).groupby(["block", "layer"], sort=False)["value"].median() for name in (WEIGHT, NAIVE)
     )
-    return (naive / weight).unstack("layer")
+    return cast(pd.DataFrame, (naive / weight).unstack("layer"))
 
 
 def naive_wins(subject: Subject) -> float:
     """Share of the layers in which naive output alignment has the lower block loss; not a number without block losses."""
-    ratios = loss_ratios(subject).stack().dropna()
+    ratios = loss_ratios(subject).to_numpy()
+    ratios = ratios[np.isfinite(ratios)]
     return float((ratios < 1).mean()) if len(ratios) else math.nan
 
 

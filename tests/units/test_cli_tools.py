@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         limit: int | None = None,
         form: Form = Form.text,
         all_of_them: bool = False,
-        only: list[str] | None = None,
+        only: list[str] = [],  # noqa: B006
     ) -> None:
         """Do something with runs.
 
@@ -52,7 +52,7 @@ def test_a_functions_parameters_are_the_arguments(calls: list):
     tools.main(["collect", "a", "b"])
     tools.main(["collect", "a", "--limit", "3", "--form", "html", "--all-of-them", "--only", "one", "two"])
     assert calls == [
-        ([Path("a"), Path("b")], None, Form.text, False, None),
+        ([Path("a"), Path("b")], None, Form.text, False, []),
         ([Path("a")], 3, Form.html, True, ["one", "two"]),
     ]
 
