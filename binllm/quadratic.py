@@ -26,11 +26,13 @@ class Quadratic:
         metric: A (n_in, n_in), symmetric positive semi-definite.
         linear: T (n_out, n_in).
         constant: Energy of the target, so that Q is the squared error itself and not only up to a constant.
+        identity: A is I, and no product with it is made.
     """
 
     metric: Tensor
     linear: Tensor
     constant: float = 0.0
+    identity: bool = False
 
     def value(self, weight_hat: Tensor) -> float:
         """Q of ``weight_hat`` (n_out, n_in)."""
@@ -39,11 +41,15 @@ class Quadratic:
     def rows(self, weight_hat: Tensor) -> Tensor:
         """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
         w = weight_hat.to(self.linear.dtype)
-        return ((w @ self.metric - 2 * self.linear) * w).sum(1)
+        return ((self.apply(w) - 2 * self.linear) * w).sum(1)
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """``rows A`` (m, n_in)."""
+        return rows if self.identity else rows @ self.metric
 
     def gradient(self, weight_hat: Tensor) -> Tensor:
         """Half the gradient of Q, ``Ŵ A - T`` (n_out, n_in)."""
-        return weight_hat.to(self.linear.dtype) @ self.metric - self.linear
+        return self.apply(weight_hat.to(self.linear.dtype)) - self.linear
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ input, float32 in the published code; with float64 input it is what that code wo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -178,3 +179,54 @@ def split_salient(matrix: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     mask = salient.expand(matrix.shape)
     magnitudes = (matrix * mask).abs()
     return split(matrix, mask, 2, quantiles(magnitudes[magnitudes != 0]), torch.zeros_like(matrix))
+
+
+@dataclass(frozen=True)
+class PublishedLayer:
+    """One of the published methods on a whole layer.
+
+    Attributes:
+        method: ``billm``, ``arb``, ``arb_x`` or ``arb_rc``.
+        metric: Salience, ``hessian`` or ``magnitude``.
+        grouped: CGB: the salient columns are split as well.
+        width: Columns of a block.
+        most: One more than the largest number of salient columns.
+        damping: Of H, relative to its mean diagonal.
+    """
+
+    method: str
+    metric: str = "hessian"
+    grouped: bool = False
+    width: int = 128
+    most: int = 50
+    damping: float = 0.01
+
+    def __call__(self, weight: Tensor, hessian: Tensor) -> Tensor:
+        """Ŵ (n_out, n_in) for W (n_out, n_in) and H (n_in, n_in), errors fed back between blocks."""
+        damped = hessian + self.damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
+        factor = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+        left, fit = weight.clone(), torch.zeros_like(weight)
+        for start in range(0, weight.shape[1], self.width):
+            span = slice(start, min(start + self.width, weight.shape[1]))
+            diagonal = factor.diagonal()[span]
+            fit[:, span] = self._block(left[:, span], diagonal, hessian[span, span])
+            error = (left[:, span] - fit[:, span]) / diagonal
+            left[:, span.stop :] -= error @ factor[span, span.stop :]
+        return fit
+
+    def _block(self, block: Tensor, diagonal: Tensor, metric: Tensor) -> Tensor:
+        """The masks, searched on the salience map, and what the binarizer makes of the weights inside each."""
+        scored = (block / diagonal).square() if self.metric == "hessian" else block
+        salient = torch.zeros(block.shape[1], dtype=torch.bool)
+        salient[salient_columns(scored, self.most)] = True
+        inside = salient.expand(block.shape)
+        by_inputs = self.method == "arb_x"
+        rest = (billm if self.method == "billm" else arb)(scored, inside, 2)
+        _, large = split_plain(scored, salient, rest, metric if by_inputs else None)
+        masks = [(~inside & ~large, 1), (large, 1), (inside, 2)]
+        if self.grouped:
+            _, upper = split_salient(scored, salient)
+            masks[2:] = [(inside & ~upper, 2), (upper, 2)]
+        extra = {"metric": metric} if by_inputs else {}
+        binarize = {"billm": billm, "arb": arb, "arb_x": arb_x, "arb_rc": arb_rc}[self.method]
+        return sum((binarize(block, mask, order, **extra) for mask, order in masks), torch.zeros_like(block))

@@ -26,5 +26,5 @@ def salience_map(salience: Salience, target: Target) -> Tensor:
     """
     if salience is Salience.magnitude:
         return target.weight
-    spread = target.upper.diagonal() if salience is Salience.hessian else target.variance
+    spread = target.upper.diagonal() if salience is Salience.hessian else target.variance()
     return target.weight.square() / spread.square()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +20,7 @@ class Target:
             their second moment where it does not (weight alignment), as in BiLLM and ARB-LLM.
         upper: U_bb (width, width), the block of the upper Cholesky factor of the layer's ``S⁻¹ = UᵀU``, S with its ridge.
             ``1 / U_jj²`` is the variance of column j's input given the later columns.
-        variance: (width,) diagonal of the layer's ``S⁻¹``.
+        variance: Gives the diagonal (width,) of the layer's ``S⁻¹``; a function, because it takes a whole inverse.
         limits: (2, n_out) smallest and largest weight of each row of the whole layer.
     """
 
@@ -27,9 +28,10 @@ class Target:
     metric: Tensor
     inputs: Tensor
     upper: Tensor
-    variance: Tensor
+    variance: Callable[[], Tensor]
     limits: Tensor
 
     def to(self, dtype: torch.dtype) -> Target:
         """The same in another precision."""
-        return replace(self, **{name: tensor.to(dtype) for name, tensor in vars(self).items()})
+        tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, variance=lambda: self.variance().to(dtype))

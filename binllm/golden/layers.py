@@ -23,6 +23,7 @@ from binllm.golden.files import Case, argument
 from binllm.golden.groups import as_published, published_order
 from binllm.golden.methods import METHODS, Method
 from binllm.golden.outcome import Difference, Outcome, Verdict, relative, relative_norm
+from binllm.objectives.family import weight_error
 from binllm.quadratic import Problem, Quadratic
 from binllm.solvers import Feedback
 
@@ -175,9 +176,10 @@ class LayerCheck:
         dead = hessian.diagonal() == 0
         weight = self.weight.to(hessian.dtype).masked_fill(dead, 0.0)
         feedback = hessian + torch.diag(dead.to(hessian.dtype)) if bool(dead.any()) else hessian
-        metric = hessian if self.method.looks_at_inputs else torch.eye(len(hessian), dtype=hessian.dtype)
-        linear = weight @ metric
-        return Problem(weight, Quadratic(metric, linear, float((linear * weight).sum())), feedback)
+        if not self.method.looks_at_inputs:
+            return Problem(weight, weight_error(weight), feedback)
+        linear = weight @ hessian
+        return Problem(weight, Quadratic(hessian, linear, float((linear * weight).sum())), feedback)
 
     def _recorded(self, weight: Tensor, salient: float, tolerances: Tolerances) -> list[Difference]:
         """Differences from the recorded scalars of a weight and a fraction of salient columns."""

@@ -86,6 +86,6 @@ def _target(case: Case, method: Method) -> Target:
         metric=metric,
         inputs=metric,
         upper=upper,
-        variance=upper.square().sum(0),
+        variance=lambda: upper.square().sum(0),
         limits=torch.stack(weight.aminmax(dim=1)),
     )

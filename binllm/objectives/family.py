@@ -15,7 +15,7 @@ from binllm.statistics import Statistics
 def weight_error(weight: Tensor) -> Quadratic:
     """``||W - Ŵ||²_F``: metric I, linear term W (n_out, n_in)."""
     identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return Quadratic(identity, weight, float(weight.square().sum()))
+    return Quadratic(identity, weight, float(weight.square().sum()), identity=True)
 
 
 def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadratic:

@@ -1,23 +1,25 @@
 """The walk over a layer's blocks of columns: error feedback, then passes of block coordinate descent.
 
-    U = upper Cholesky factor of A⁻¹;  W* = W + (T - W A) A⁻¹                (unconstrained minimiser; QEP with α = 1)
+    A = R Rᵀ, R upper triangular;  W* = W + (T - W A) A⁻¹                    (unconstrained minimiser; QEP with α = 1)
     for each block b:                                                        (one greedy pass)
-        fit Ŵ_b to W*_b in the metric ((A⁻¹)_bb)⁻¹ = U_bb⁻¹ U_bb⁻ᵀ
-        W*_later -= (W*_b - Ŵ_b) U_bb⁻¹ U_b,later
+        V_b = W*_b + Σ_{h<b} E_h R_hb R_bb⁻¹                                 (absorbs the errors of earlier blocks)
+        fit Ŵ_b to V_b in the metric R_bb R_bbᵀ;  E_b = W*_b - Ŵ_b
     for each pass, for each block b:
         fit Ŵ_b to the linear term T_b - Σ_{h≠b} Ŵ_h A_hb in the metric A_bb (coordinate descent on the joint problem)
-    Under GPTAQ's asymmetric calibration, with D = α(C - G) and P = striu(D Uᵀ) U, W_later += W_b P_b,later as well.
+    With U = R⁻¹ the upper Cholesky factor of A⁻¹ this is ``W_later -= (V_b - Ŵ_b) U_bb⁻¹ U_b,later`` of GPTQ, without the
+    inverse: the minimum is ``‖(W* - Ŵ) R‖²``, a sum over blocks whose b-th term is ``‖(V_b - Ŵ_b) R_bb‖²``.
+    Under GPTAQ's asymmetric calibration, with D = α(C - G) and P = striu(D Uᵀ) U, W*_later += V_b P_b,later as well.
     Weight alignment has A = I but feeds errors back in the metric of the inputs. It has no joint problem to descend on: a
     pass would undo the feedback, so each block gets the passes' rounds inside the greedy pass.
 
-Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: A⁻¹ = 4/3 [[1, -.5], [-.5, 1]], U_11 = 2/√3,
-U_12 = -1/√3. Column 1 rounds to Ŵ = 1, error -.6, so column 2 becomes 1 - (-.6)(-.5) = .7, which is also the
-minimiser of the quadratic given Ŵ_1 = 1.
+Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: R = [[√.75, .5], [0, 1]]. Column 1 rounds to
+Ŵ = 1, error -.6, so column 2 becomes 1 + (-.6)(.5) = .7, which is also the minimiser of the quadratic given Ŵ_1 = 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from binllm.parallel import LARGE, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
-from binllm.solvers.linear_algebra import Factor, factorise
+from binllm.solvers.linear_algebra import Factor, all_finite, factorise
 from binllm.solvers.updates import BlockQuadratic, Running
 
 Improvement = Callable[[Any, BlockQuadratic], None]
@@ -50,9 +52,9 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     Raises:
         ValueError: The weight or the objective has NaN or infinite entries, or a fit overflows.
     """
-    if not bool(torch.isfinite(problem.weight).all()):
+    if not all_finite(problem.weight):
         raise ValueError("the weight has NaN or infinite entries")
-    if not all(bool(torch.isfinite(t).all()) for t in (problem.objective.metric, problem.objective.linear)):
+    if not (all_finite(problem.objective.metric) and all_finite(problem.objective.linear)):
         raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
     walk = _Walk(problem, binarization, solver, dtype)
@@ -72,16 +74,16 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
 
 
 class _Walk:
-    """State of the walk: the running continuous weights, where finished blocks hold their quantized values."""
+    """State of the walk: continuous weights, of which finished blocks hold their quantized values."""
 
     def __init__(self, problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype):
         self.problem, self.binarization, self.solver, self.dtype = problem, binarization, solver, dtype
         self.factor: Factor = factorise(problem.feedback, solver.ridge)
-        self.upper: Tensor = self.factor.inverse_upper()
         self.dense: Tensor = self._minimiser()
         self.first = torch.zeros_like(self.dense)
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
+        self.diagonal: Tensor | None = None  # of S⁻¹, for those that ask
         self.fed_back = 0.0
         # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
         # feedback: the extra rounds are then spent inside the greedy pass.
@@ -93,7 +95,7 @@ class _Walk:
     def _minimiser(self) -> Tensor:
         """``W + (T - W A) A⁻¹``: the ridge pulls towards W and not towards zero."""
         weight, objective = self.problem.weight, self.problem.objective
-        pull = objective.linear - weight @ objective.metric
+        pull = objective.linear - objective.apply(weight)
         if not bool(pull.any()):
             return weight.clone()
         same = self.problem.feedback_is_objective
@@ -102,14 +104,17 @@ class _Walk:
 
     def greedy(self) -> None:
         """One pass from left to right with error feedback."""
-        variance, limits = self.upper.square().sum(0), torch.stack(self.problem.weight.aminmax(dim=1))
-        drift = None if self.problem.drift is None else torch.triu(self.problem.drift @ self.upper.T, 1) @ self.upper
+        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.zeros_like(self.dense)
+        drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         for span in self.spans:
-            start = self.dense[:, span].clone()
+            carried = self._carried(errors, span)
+            start = self.dense[:, span] + carried
             metric = self._block_metric(span)
             # Which columns are salient is a question to the inputs, also where the objective does not see them.
             inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-            target = Target(start, metric, inputs, self.upper[span, span], variance[span], limits).to(self.dtype)
+            upper = self.factor.inverse_upper(span)
+            variance = partial(self._variance, span)
+            target = Target(start, metric, inputs, upper, variance, limits).to(self.dtype)
             block = self.binarization.initialise(target)
             self.first[:, span] = block.dense().T.double()
             running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
@@ -119,25 +124,36 @@ class _Walk:
                 self._improve(self.solver.refine, block, span, terms, running)
             self.blocks.append(block)
             if self.solver.feedback is not Feedback.none:
-                self._feed_back(span, start + running.correction().T.to(start.dtype) - self.dense[:, span])
+                error = start + running.correction().T.to(start.dtype) - self.dense[:, span]
+                errors[:, span] = self._felt(span, error, upper) - carried
             if drift is not None:
                 self.dense[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
 
     def _block_metric(self, span: slice) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
             return self.problem.objective.metric[span, span]
-        identity = torch.eye(span.stop - span.start, dtype=self.upper.dtype, device=self.upper.device)
-        inverse = torch.linalg.solve_triangular(self.upper[span, span], identity, upper=True)
-        return inverse @ inverse.T
+        own = self.factor.upper[span, span]
+        return own @ own.T
 
-    def _feed_back(self, span: slice, error: Tensor) -> None:
-        later, own = slice(span.stop, None), self.upper[span, span]
+    def _variance(self, span: slice) -> Tensor:
+        if self.diagonal is None:
+            self.diagonal = self.factor.variance()
+        return self.diagonal[span]
+
+    def _carried(self, errors: Tensor, span: slice) -> Tensor:
+        """What the errors of the earlier blocks ask of this one, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
+        earlier, upper = slice(0, span.start), self.factor.upper
+        seen = errors[:, earlier] @ upper[earlier, span]
+        return torch.linalg.solve_triangular(upper[span, span], seen, upper=True, left=False)
+
+    def _felt(self, span: slice, error: Tensor, upper: Tensor) -> Tensor:
+        """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
         if self.solver.feedback is Feedback.exact:
-            scaled = torch.linalg.solve_triangular(own, error, upper=True, left=False)
-        else:
-            scaled = error / own.diagonal()
+            self.fed_back += float((error @ self.factor.upper[span, span]).square().sum())
+            return error
+        scaled = error / upper.diagonal()
         self.fed_back += float(scaled.square().sum())
-        self.dense[:, later] -= scaled @ self.upper[span, later]
+        return scaled @ upper
 
     def descend(self) -> float:
         """One pass of block coordinate descent on the joint problem.

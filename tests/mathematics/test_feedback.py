@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binllm.binarization import Block, Planes, Target
 from binllm.objectives import OutputAlign, WeightAlign
-from binllm.quadratic import Problem
+from binllm.quadratic import Problem, Quadratic
 from binllm.solvers import ClosedForm, Feedback, Solution
 
 KIND = "ragged"
@@ -152,7 +152,7 @@ def test_the_documented_example() -> None:
     """Column 1 of W = (.4, 1) becomes 1; given that, the minimiser in column 2 is .7."""
     metric = torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double()
     weight = torch.tensor([[0.4, 1.0]]).double()
-    objective = replace(sample("narrow").problem(WeightAlign()).objective, metric=metric, linear=weight @ metric)
+    objective = Quadratic(metric, weight @ metric)
 
     class Ones(Planes):
         def initialise(self, target: Target) -> Block:

@@ -106,11 +106,15 @@ def test_a_factor_is_that_of_the_metric_with_its_ridge() -> None:
     for ridge in (0.0, 0.01, 1.0):
         factor = factorise(gram, ridge)
         wanted = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).double()
-        torch.testing.assert_close(factor.lower @ factor.lower.T, wanted)
+        torch.testing.assert_close(factor.upper @ factor.upper.T, wanted)
         upper = factor.inverse_upper()
         torch.testing.assert_close(upper.T @ upper @ wanted, torch.eye(len(gram)).double())
         torch.testing.assert_close(factor.solve_right(wanted[:2]), torch.eye(len(gram)).double()[:2])
-        assert torch.equal(upper, upper.triu())
+        assert torch.equal(upper, upper.triu()) and torch.equal(factor.upper, factor.upper.triu())
+        torch.testing.assert_close(factor.inverse_upper(slice(1, 3)), upper[1:3, 1:3])
+        torch.testing.assert_close(factor.variance(), torch.linalg.inv(wanted).diagonal())
+        drift = gram.triu() - 2 * gram
+        torch.testing.assert_close(factor.correction(drift), torch.triu(drift @ upper.T, 1) @ upper)
         assert (factor.ridge, factor.recoveries) == (ridge, 0)
 
 
