@@ -22,10 +22,37 @@ PROGRAM = "binllm-tools"
 
 
 def inspect(run: Path) -> None:
-    """Print a run's table and its layer records, whether it is finished or not."""
+    """Print a run's table and its layer records, finished or not; or the bits of a checkpoint, tensor by tensor."""
+    from binllm.packing.inspect import is_checkpoint, print_checkpoint
     from binllm.tracking.inspect import print_run
 
-    print_run(run)
+    (print_checkpoint if is_checkpoint(run) else print_run)(run)
+
+
+def export(
+    checkpoint: Path,
+    gguf: Path | None = None,
+    one_bit: bool = True,
+    refuse: bool = False,
+    pad: bool = True,
+    exact_embeddings: bool = False,
+) -> None:
+    """Write a checkpoint as a GGUF file for llama.cpp; see docs/llamacpp.md."""
+    from binllm.llamacpp import ExportOptions, export_gguf
+    from binllm.llamacpp.report import print_export
+    from binllm.packing.checkpoint import load_checkpoint
+
+    if gguf is None:
+        raise bad_value("--gguf", gguf, "the file to write")
+    model, tokenizer = load_checkpoint(checkpoint)
+    print_export(export_gguf(model, tokenizer, gguf, ExportOptions(one_bit, refuse, pad, exact_embeddings)))
+
+
+def generate(checkpoint: Path, prompt: str, tokens: int = 64, kernel: str = "dense", chat: bool = False) -> None:
+    """Continue a prompt with a checkpoint, taking the most probable token each time."""
+    from binllm.generation import print_continuation
+
+    print_continuation(checkpoint, prompt, tokens, kernel, chat)
 
 
 def golden(folder: Path) -> None:
@@ -36,7 +63,9 @@ def golden(folder: Path) -> None:
         raise SystemExit(1)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (inspect, golden)}
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command for command in (inspect, export, generate, golden)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

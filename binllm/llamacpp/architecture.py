@@ -110,7 +110,7 @@ def matrix_of_layer(layer: nn.Module, start: int = 0, stop: int | None = None) -
 def tensors_of(matrices: dict[str, Matrix], model_type: str, geometry: Geometry) -> dict[str, Matrix]:
     """A block's matrices under llama.cpp's names and in its order of rows, fused layers put together again.
 
-    llama.cpp rotates neighbouring channels of a LLaMA's query and key heads, transformers channels that are half a head apart.
+    In the query and key heads of a LLaMA, llama.cpp rotates neighbouring channels, transformers those half a head apart.
     """
     if model_type == "llama":
         order = torch.arange(geometry.head).reshape(2, -1).T.flatten()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.errors import BinllmError, bad_value
 from binllm.llamacpp.architecture import check_exportable, write_metadata
 from binllm.llamacpp.geometry import Geometry
-from binllm.llamacpp.options import ExportOptions, Weights
+from binllm.llamacpp.options import ExportOptions
 from binllm.llamacpp.tensors import linear_weights, tensors
 from binllm.llamacpp.vocabulary import write_vocabulary
 from binllm.tracking.atomic import replacing
@@ -117,12 +117,11 @@ def _write(
 ) -> None:
     config: Any = model.config
     own = Geometry.of(config)
-    one_bit = options.weights is Weights.q1_0
-    padded = own.padded() if options.pad and one_bit else own
+    padded = own.padded() if options.pad and options.one_bit else own
     writer = GGUFWriter(file, config.model_type)
     try:
         write_metadata(writer, config, padded, config.rms_norm_eps * own.hidden / padded.hidden)
-        writer.add_file_type(LlamaFileType.MOSTLY_Q1_0 if one_bit else LlamaFileType.MOSTLY_F16)
+        writer.add_file_type(LlamaFileType.MOSTLY_Q1_0 if options.one_bit else LlamaFileType.MOSTLY_F16)
         write_vocabulary(writer, tokenizer, config.vocab_size)
         for one in tensors(model, (own, padded), options):
             writer.add_tensor(one.name, one.data, raw_dtype=one.type)

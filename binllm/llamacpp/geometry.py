@@ -1,7 +1,7 @@
 """The sizes of a decoder, and larger ones that are multiples of 128 and compute the same function.
 
-Zero-padding an RMSNorm model is exact. With width d' > d, the new channels of the residual stream stay zero: their columns of
-the embedding are zero and so are their rows of `o` and `down`. The mean square over d' channels is d/d' of that over d, so
+Zero-padding an RMSNorm model is exact. With width d' > d, the new channels of the residual stream stay zero: their columns
+of the embedding are zero and so are their rows of `o` and `down`. The mean square over d' channels is d/d' of that over d:
 
     x / sqrt(mean_d x² + eps) * w  =  x / sqrt(mean_d' x² + (d/d') eps) * sqrt(d/d') w.
 

@@ -8,7 +8,6 @@ a scale for each row and 128 columns, and nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
 import torch
@@ -21,13 +20,6 @@ from binllm.packing.bits import pack_bits
 
 BLOCK = 128
 """Weights of a `Q1_0` block."""
-
-
-class DenseType(Enum):
-    """In what a matrix is written that is not `Q1_0`: rounded to ``f16``, or ``exact``, the smallest type that holds it."""
-
-    f16 = "f16"
-    exact = "exact"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +52,9 @@ class Dense:
         rows, columns = self.shape
         return replace(self, weight=functional.pad(self.weight, (0, n_in - columns, 0, n_out - rows)))
 
-    def stored(self, dense: DenseType) -> tuple[np.ndarray, GGMLQuantizationType]:
-        """What is written: the data in the file's layout and its type."""
-        if dense is DenseType.f16:
+    def stored(self, exact: bool) -> tuple[np.ndarray, GGMLQuantizationType]:
+        """What is written, in F16 or in the smallest type that holds it exactly: the data in the file's layout, its type."""
+        if not exact:
             return self.weight.half().numpy(), GGMLQuantizationType.F16
         for dtype in (torch.float16, torch.bfloat16):
             cast = self.weight.to(dtype)
@@ -134,7 +126,7 @@ def matrix_of(code: Code) -> Matrix:
     reason = not_a_plane(code)
     if reason or not isinstance(code, BinaryCode):
         return Dense(code.dense(torch.float32), reason)
-    n_out, n_in = code.shape
+    n_in = code.shape[1]
     repeats = -(-min(code.block_size, n_in) // BLOCK)
     scale = code.row_scale[..., 0].double().repeat_interleave(repeats, 1)[:, : -(-n_in // BLOCK)]
     column = code.column_scale

@@ -3,23 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-
-from binllm.llamacpp.matrix import DenseType
-
-
-class Weights(Enum):
-    """How packed layers are written: as ``q1_0``, or all dense in ``f16`` for comparison."""
-
-    q1_0 = "q1_0"
-    f16 = "f16"
-
-
-class Otherwise(Enum):
-    """What happens to a packed layer that `Q1_0` cannot hold: written dense and ``exact``, or the export is ``refused``."""
-
-    exact = "exact"
-    refuse = "refuse"
 
 
 @dataclass(frozen=True)
@@ -27,16 +10,15 @@ class ExportOptions:
     """What is written.
 
     Attributes:
-        weights: Type of the packed layers.
-        otherwise: For packed layers that are not one sign plane once column scales are folded away.
-        pad: Whether sizes that are not multiples of 128 are padded with zeros; without it, layers with such inputs are not
-            `Q1_0`.
-        embeddings: Type of the embedding, and of an output layer that is not packed.
+        one_bit: Packed layers as `Q1_0`; without it they are written dense in F16, for comparison.
+        refuse: Refuse a packed layer that is not one sign plane once column scales are folded away. Without it such a layer
+            is written dense in the smallest of F16, BF16 and F32 that holds it exactly.
+        pad: Pad sizes that are not multiples of 128 with zeros; without it, layers with such inputs are not `Q1_0`.
+        exact_embeddings: Write the embedding, and an output layer that is not packed, in the smallest type that holds them
+            exactly, and not rounded to F16.
     """
 
-    weights: Weights = Weights.q1_0
-    otherwise: Otherwise = Otherwise.exact
+    one_bit: bool = True
+    refuse: bool = False
     pad: bool = True
-    embeddings: DenseType = DenseType.f16
-
-
+    exact_embeddings: bool = False

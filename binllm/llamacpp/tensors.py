@@ -18,8 +18,8 @@ from binllm.errors import BinllmError
 from binllm.llamacpp.architecture import matrix_of_layer, pieces_of, rope_factors, tensors_of
 from binllm.llamacpp.folding import Pieces, fold, fold_into_norm
 from binllm.llamacpp.geometry import Geometry
-from binllm.llamacpp.matrix import BLOCK, Dense, DenseType, Matrix, Plane
-from binllm.llamacpp.options import ExportOptions, Otherwise, Weights
+from binllm.llamacpp.matrix import BLOCK, Dense, Matrix, Plane
+from binllm.llamacpp.options import ExportOptions
 from binllm.packing import BinaryLinear
 
 
@@ -68,7 +68,7 @@ def tensors(model: PreTrainedModel, sizes: tuple[Geometry, Geometry], options: E
     table, head = base.embed_tokens.weight, model.get_output_embeddings()
     vocabulary = len(table)
     dense = Dense(table.detach().cpu().float()).padded(vocabulary, padded.hidden)
-    yield _matrix("token_embd", dense, options.embeddings)
+    yield _matrix("token_embd", dense, options.exact_embeddings)
     factors = rope_factors(model)
     if factors is not None:
         yield _vector("rope_freqs", factors)
@@ -82,8 +82,8 @@ def tensors(model: PreTrainedModel, sizes: tuple[Geometry, Geometry], options: E
     for matrix in matrices.values():
         _check({"output layer": matrix}, options)
         packed = isinstance(matrix, Plane) or bool(matrix.reason)
-        kind = DenseType.exact if packed and options.weights is Weights.q1_0 else options.embeddings
-        yield _matrix("output", matrix.padded(vocabulary, padded.hidden), kind, linear=packed)
+        exact = options.one_bit if packed else options.exact_embeddings
+        yield _matrix("output", matrix.padded(vocabulary, padded.hidden), exact, linear=packed)
 
 
 def _block(
@@ -94,18 +94,17 @@ def _block(
     fold(pieces, own.kv_heads)
     _check({f"{pieces.layers[p]} of block {index}": m for p, m in pieces.matrices.items()}, options)
     matrices = {piece: matrix.padded(*padded.shape(piece)) for piece, matrix in pieces.matrices.items()}
-    kind = DenseType.exact if options.weights is Weights.q1_0 else DenseType.f16
     yield _norm(f"blk.{index}.attn_norm", pieces.attention_norm, sizes)
     yield _norm(f"blk.{index}.ffn_norm", pieces.feed_forward_norm, sizes)
     for name, matrix in tensors_of(matrices, model_type, padded).items():
-        yield _matrix(f"blk.{index}.{name}", matrix, kind, linear=True)
+        yield _matrix(f"blk.{index}.{name}", matrix, options.one_bit, linear=True)
 
 
 def _allowed(matrix: Matrix, n_in: int, options: ExportOptions) -> Matrix:
     """A plane stays one where the file is to have `Q1_0` and its rows, padded to n_in, are whole blocks."""
     if isinstance(matrix, Dense):
         return matrix
-    if options.weights is Weights.f16:
+    if not options.one_bit:
         return Dense(matrix.code.dense(torch.float32))
     if n_in % BLOCK:
         return Dense(matrix.code.dense(torch.float32), f"its rows of {n_in} are not a multiple of {BLOCK}")
@@ -113,7 +112,7 @@ def _allowed(matrix: Matrix, n_in: int, options: ExportOptions) -> Matrix:
 
 
 def _check(matrices: dict[str, Matrix], options: ExportOptions) -> None:
-    if options.otherwise is Otherwise.exact or options.weights is Weights.f16:
+    if not (options.refuse and options.one_bit):
         return
     for name, matrix in matrices.items():
         if isinstance(matrix, Dense) and matrix.reason:
@@ -129,8 +128,8 @@ def _vector(name: str, values: Tensor) -> FileTensor:
     return FileTensor(f"{name}.weight", values.float().numpy(), GGMLQuantizationType.F32, len(values))
 
 
-def _matrix(name: str, matrix: Matrix, dense: DenseType, linear: bool = False) -> FileTensor:
+def _matrix(name: str, matrix: Matrix, exact: bool, linear: bool = False) -> FileTensor:
     n_out, n_in = matrix.shape
     reason = "" if isinstance(matrix, Plane) else matrix.reason
-    data, kind = matrix.stored() if isinstance(matrix, Plane) else matrix.stored(dense)
+    data, kind = matrix.stored() if isinstance(matrix, Plane) else matrix.stored(exact)
     return FileTensor(f"{name}.weight", data, kind, n_out * n_in, linear, reason)

@@ -65,8 +65,8 @@ def agreement(logits: Tensor, log_probabilities: Tensor) -> tuple[float, float]:
     """How well the engine agrees with torch, both (tokens, vocabulary).
 
     Returns:
-        Median absolute error of the centred logits over their standard deviation, the spread; and the share of positions with
-        the same top token.
+        Median absolute error of the centred logits over their standard deviation, the spread; and the share of positions
+        with the same top token.
     """
     wanted, found = (t.double() - t.double().mean(1, keepdim=True) for t in (logits, log_probabilities))
     error = (wanted - found).abs().median() / wanted.std()
