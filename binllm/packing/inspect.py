@@ -33,9 +33,11 @@ def render_checkpoint(folder: Path) -> RenderableType:
     for column in table.columns[3:]:
         column.justify = "right"
     weights = {name: (spec := spec_from_dict(values, name)).n_out * spec.n_in for name, values in layers.items()}
-    for name, header in sorted(read_headers(tensor_files(folder)).items()):
+    headers = read_headers(tensor_files(folder))
+    for name in sorted(headers, key=_by_layer):
         layer = name.rpartition(".")[0]
         packed = layer in weights and not name.endswith(".bias")
+        header = headers[name]
         table.add_row(*_row(name, header, weights[layer] if packed else header.numel))
     return Group(Text("\n".join(_levels(folder, account))), table)
 
@@ -43,6 +45,10 @@ def render_checkpoint(folder: Path) -> RenderableType:
 def print_checkpoint(folder: Path, console: Console | None = None) -> None:
     """Print what `render_checkpoint` returns; stdout by default."""
     wide(console or Console()).print(render_checkpoint(folder))
+
+
+def _by_layer(name: str) -> list[str]:
+    return [part.zfill(6) if part.isdigit() else part for part in name.split(".")]
 
 
 def _row(name: str, header: TensorHeader, weights: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ class Engine:
         """Speed of decoding that many tokens after a prompt, as the engine times it, the prompt left out."""
         answer = self._complete(prompt=list(ids), max_tokens=tokens, temperature=0, ignore_eos=True)
         return answer["timings"]["predicted_per_second"]
+
+    def tokenize(self, text: str) -> list[int]:
+        """A text in the file's own tokens, without special ones."""
+        body = json.dumps({"content": text, "add_special": False}).encode()
+        with urlopen(Request(f"{self._server.listening_address}/tokenize", body)) as answer:
+            return json.load(answer)["tokens"]
 
     def text(self, prompt: str, tokens: int) -> str:
         """The most probable continuation."""
