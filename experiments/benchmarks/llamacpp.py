@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from binllm.data.readers import embedded_text
-from binllm.llamacpp import ExportOptions, export_gguf
+from binllm.llamacpp import Export, ExportOptions, export_gguf
 from binllm.models.llama2c import load_llama2c_tokenizer
 from binllm.models.loading import TINY_TOKENIZER
 from binllm.packing import BinaryCode, BinaryLinear
@@ -38,12 +39,13 @@ from experiments.common.llamacpp import Engine, agreement
 
 TOKENS = 64
 BLOCK = 128
+VOCABULARY = 512
 
 
 def random_planes(layers: int, hidden: int, intermediate: int, heads: int) -> PreTrainedModel:
     """A LLaMA of random sign planes and a vocabulary of 512; no dense weight is ever made."""
     config = LlamaConfig(
-        vocab_size=512,
+        vocab_size=VOCABULARY,
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
@@ -63,46 +65,56 @@ def random_planes(layers: int, hidden: int, intermediate: int, heads: int) -> Pr
             model.model.set_submodule(name, BinaryLinear.from_code(code))
         elif hasattr(part, "variance_epsilon"):
             part.weight = nn.Parameter(torch.ones(hidden), requires_grad=False)
-    embedding = torch.randn(512, hidden, generator=source)
+    embedding = torch.randn(VOCABULARY, hidden, generator=source)
     model.model.embed_tokens.weight = model.lm_head.weight = nn.Parameter(embedding, requires_grad=False)
     model.model.rotary_emb = LlamaRotaryEmbedding(config)
     return model.eval()
 
 
-def compare(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, threads: int, repeats: int
-) -> dict[str, Any]:
-    """Export a model twice and time both files in turns."""
-    found: dict[str, Any] = {}
-    engines: dict[str, Engine] = {}
-    for name, one_bit in (("q1_0", True), ("f16", False)):
-        export = export_gguf(model, tokenizer, folder / f"{name}.gguf", ExportOptions(one_bit=one_bit))
-        found[name] = {
-            "file_bytes": export.file_bytes,
-            "bits_per_stored_weight": export.bits_per_stored_weight,
-            "bits_per_weight": export.bits_per_weight,
-            "tokens_per_second": [],
-        }
-        engines[name] = Engine(export.path, model.config.vocab_size, threads)
-    for _ in range(repeats):
-        for name, engine in engines.items():
-            found[name]["tokens_per_second"].append(engine.tokens_per_second([1, 5, 9], TOKENS))
-    for each in found.values():
-        each["median_tokens_per_second"] = statistics.median(each["tokens_per_second"])
-    found["speedup"] = found["q1_0"]["median_tokens_per_second"] / found["f16"]["median_tokens_per_second"]
-    found["size_ratio"] = found["f16"]["file_bytes"] / found["q1_0"]["file_bytes"]
+def export_both(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Export]:
+    """The same model as `Q1_0` and as F16."""
+    options = {"q1_0": ExportOptions(), "f16": ExportOptions(one_bit=False)}
+    return {name: export_gguf(model, tokenizer, folder / f"{name}.gguf", each) for name, each in options.items()}
+
+
+def compare(exports: dict[str, Export], vocabulary: int, threads: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Sizes of both files, and their speed at each number of threads."""
+    found: dict[str, Any] = {
+        name: {key: getattr(export, key) for key in ("file_bytes", "bits_per_stored_weight", "bits_per_weight")}
+        for name, export in exports.items()
+    }
+    found["size_ratio"] = exports["f16"].file_bytes / exports["q1_0"].file_bytes
+    found["timings"] = [time_in_turns(exports, vocabulary, count, repeats) for count in threads]
     return found
 
 
-def compare_with_torch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, threads: int
-) -> dict[str, Any]:
+def time_in_turns(exports: dict[str, Export], vocabulary: int, threads: int, repeats: int) -> dict[str, Any]:
+    """Decoding speed by the clock, and the processor time of a token, which a busy machine changes less."""
+    engines = {name: Engine(export.path, vocabulary, threads) for name, export in exports.items()}
+    found: dict[str, Any] = {name: {"tokens_per_second": [], "cpu_seconds_per_token": []} for name in engines}
+    for _ in range(repeats):
+        for name, engine in engines.items():
+            begun = time.process_time()
+            found[name]["tokens_per_second"].append(engine.tokens_per_second([1, 5, 9], TOKENS))
+            found[name]["cpu_seconds_per_token"].append((time.process_time() - begun) / TOKENS)
+    middle = {name: {key: statistics.median(values) for key, values in each.items()} for name, each in found.items()}
+    one, sixteen = middle["q1_0"], middle["f16"]
+    return {
+        "engine_threads": threads,
+        "speedup": one["tokens_per_second"] / sixteen["tokens_per_second"],
+        "cpu_time_ratio": sixteen["cpu_seconds_per_token"] / one["cpu_seconds_per_token"],
+        "medians": middle,
+        "repeats": found,
+    }
+
+
+def compare_with_torch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> dict[str, Any]:
     """Teacher-forced agreement of an exported file over real text."""
     text = embedded_text("wikitext2_raw_valid.txt.xz")[:2000].strip()
     ids: list[int] = tokenizer(text)["input_ids"][:TOKENS]  # type: ignore[index]
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor([ids])).logits[0]
-    error, same = agreement(wanted, Engine(file, model.config.vocab_size, threads).log_probabilities(ids))
+    error, same = agreement(wanted, Engine(file, model.config.vocab_size).log_probabilities(ids))
     return {"tokens": len(ids), "median_error_over_spread": error, "same_top_token": same}
 
 
@@ -113,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--layers", type=int, default=4, help="of the model with LLaMA-2-7B's layer shapes (4); 0: none"
     )
-    parser.add_argument("--threads", type=int, default=2, help="threads of the engine (2)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="threads of the engine (2, then 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each file (5)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/llamacpp.json"))
     options = parser.parse_args(arguments)
@@ -123,21 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.checkpoint:
             model, tokenizer = load_checkpoint(options.checkpoint)
             assert tokenizer is not None
-            folder = Path(scratch) / "checkpoint"
-            found["checkpoint"] = compare(model, tokenizer, folder, *timing)
-            found["checkpoint"] |= compare_with_torch(model, tokenizer, folder / "q1_0.gguf", options.threads)
-            del model
+            exports = export_both(model, tokenizer, Path(scratch) / "checkpoint")
+            found["checkpoint"] = compare_with_torch(model, tokenizer, exports["q1_0"].path)
+            found["checkpoint"] |= compare(exports, model.config.vocab_size, *timing)
         if options.layers:
-            model = random_planes(options.layers, hidden=4096, intermediate=11008, heads=32)
-            shapes = compare(model, load_llama2c_tokenizer(TINY_TOKENIZER), Path(scratch) / "shapes", *timing)
-            found["llama2_7b_shapes"] = {"layers": options.layers, "vocabulary": 512} | shapes
+            shapes = random_planes(options.layers, hidden=4096, intermediate=11008, heads=32)
+            exports = export_both(shapes, load_llama2c_tokenizer(TINY_TOKENIZER), Path(scratch) / "shapes")
+            about = {"layers": options.layers, "vocabulary": VOCABULARY}
+            found["llama2_7b_shapes"] = about | compare(exports, VOCABULARY, *timing)
     machine = provenance.collect(device="cpu", seeds={"weights": 0}, calibration_hash="see the checkpoint")
-    found |= {"engine_threads": options.threads, "load_after": os.getloadavg(), "machine": machine.to_json()}
-    for name in ("checkpoint", "llama2_7b_shapes"):
-        if name in found:
-            print(
-                f"{name}: {found[name]['speedup']:.2f} times the speed, 1/{found[name]['size_ratio']:.2f} of the size"
-            )
+    found |= {"load_after": os.getloadavg(), "machine": machine.to_json()}
     write(found, options.out)
     return 0
 
