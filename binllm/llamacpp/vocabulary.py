@@ -61,8 +61,9 @@ def write_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase | No
 
 def _name_of_splitting(pre_tokenizer: dict[str, Any] | None) -> str:
     """llama.cpp's name for how text is split before merging."""
-    steps = (pre_tokenizer or {}).get("pretokenizers") or [pre_tokenizer]
-    kinds = [step["type"] if step else None for step in steps]
+    whole: dict[str, Any] = pre_tokenizer or {"type": "none"}
+    steps: list[dict[str, Any]] = whole.get("pretokenizers") or [whole]
+    kinds = [step["type"] for step in steps]
     if kinds[-1] == "ByteLevel" and not steps[-1]["add_prefix_space"]:
         own_regex = steps[-1]["use_regex"]
         if kinds == ["ByteLevel"] and own_regex:
@@ -72,7 +73,7 @@ def _name_of_splitting(pre_tokenizer: dict[str, Any] | None) -> str:
         if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") == _LLAMA3 and not own_regex:
             return "llama-bpe"
     allowed = "the splitting of GPT-2, SmolLM or Llama 3, which llama.cpp has code for"
-    raise bad_value(f"{KEY}.pre_tokenizer", " + ".join(map(str, kinds)), allowed)
+    raise bad_value(f"{KEY}.pre_tokenizer", " + ".join(kinds), allowed)
 
 
 def _write_sentencepiece(
@@ -93,7 +94,7 @@ def _write_sentencepiece(
 
 
 def _types(described: dict[str, Any], names: dict[int, str], size: int) -> list[int]:
-    types = [TokenType.NORMAL if index in names else TokenType.UNUSED for index in range(size)]
+    types: list[int] = [TokenType.NORMAL if index in names else TokenType.UNUSED for index in range(size)]
     if described["model"].get("byte_fallback"):
         for index, name in names.items():
             if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
@@ -113,5 +114,8 @@ def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> No
     encoded: list[int] = tokenizer("a")["input_ids"]  # type: ignore[assignment]
     writer.add_add_bos_token(bool(encoded) and encoded[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(bool(encoded) and encoded[-1] == tokenizer.eos_token_id)
-    if tokenizer.chat_template is not None:
-        writer.add_chat_template(tokenizer.chat_template)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
+    if template is not None:
+        writer.add_chat_template(template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -23,15 +24,14 @@ class Engine:
 
     def __init__(self, file: Path, vocabulary: int, threads: int = 1, context: int = 512):
         """Load a file; the optional extra ``llamacpp`` must be installed."""
-        import xllamacpp
-
+        engine: Any = import_module("xllamacpp")
         self.vocabulary = vocabulary
-        params: Any = xllamacpp.CommonParams()
+        params: Any = engine.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel, params.warmup = context, 1, False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.n_gpu_layers, params.verbosity = 0, 0
-        self._server = xllamacpp.Server(params)
+        self._server = engine.Server(params)
 
     def log_probabilities(self, ids: Sequence[int]) -> Tensor:
         """Teacher-forced: log-probabilities (tokens, vocabulary) of what follows each prefix of ids."""

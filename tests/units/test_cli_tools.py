@@ -62,7 +62,10 @@ def test_help_names_commands_and_arguments(calls: list, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["inspct"], "sub-command = inspct: allowed are collect, export, generate, golden, inspect; did you mean 'inspect'?"),
+        (
+            ["inspct"],
+            "sub-command = inspct: allowed are collect, export, generate, golden, inspect; did you mean 'inspect'?",
+        ),
         ([], "the following arguments are required: COMMAND; see binllm-tools --help"),
         (["inspect"], "the following arguments are required: RUN; see binllm-tools inspect --help"),
         (["collect", "a", "--limit", "x"], "argument --limit: invalid int value: 'x'; see binllm-tools collect --help"),

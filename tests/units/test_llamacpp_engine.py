@@ -8,10 +8,19 @@ import pytest
 import torch
 from helpers_llamacpp import TEXT, planes_model, tokenizer
 
+import binllm
+from binllm.configuration import compose_run
 from binllm.llamacpp import ExportOptions, export_gguf
+from binllm.models import load_model
+from binllm.schema import build
 from experiments.common.llamacpp import Engine, agreement
 
 pytest.importorskip("xllamacpp", reason="the extra llamacpp is not installed")
+
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw"
+    " a big, red ball. She wanted to play with it, but it was too high. Lily's mom said, \"Lily, let's go home.\" Lily was sad."
+)
 
 
 @pytest.mark.parametrize("one_bit", [True, False])
@@ -28,3 +37,20 @@ def test_logits_agree_with_torch(family: str, one_bit: bool, tmp_path: Path):
     assert error < (0.04 if one_bit else 0.002)
     assert same >= 0.9
     assert engine.tokenize(TEXT) == ids
+
+
+def test_a_trained_model_quantized_by_the_preset(tmp_path: Path):
+    loaded = load_model(build(compose_run(["model=stories260k"]).model))
+    ids: list[int] = loaded.tokenizer(STORY)["input_ids"][:64]  # type: ignore[index]
+    model, _ = binllm.quantize(
+        loaded.model,
+        tokens=torch.tensor([ids, ids[::-1]]),
+        overrides=["method=q1_0", "solver=closed_form"],
+        progress=False,
+    )
+    export = export_gguf(model, loaded.tokenizer, tmp_path / "m.gguf", ExportOptions(refuse=True))
+    assert export.bits_per_stored_weight == 1.125
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([ids])).logits[0]
+    error, same = agreement(wanted, Engine(export.path, vocabulary=512, context=128).log_probabilities(ids))
+    assert len(ids) == 64 and error < 0.02 and same >= 0.9
