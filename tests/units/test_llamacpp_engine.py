@@ -19,7 +19,7 @@ pytest.importorskip("xllamacpp", reason="the extra llamacpp is not installed")
 
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw"
-    " a big, red ball. She wanted to play with it, but it was too high. Lily's mom said, \"Lily, let's go home.\" Lily was sad."
+    " a big, red ball. She wanted to play with it, but it was too high. Her mom said: Lily, let us go home. Lily was sad."
 )
 
 
