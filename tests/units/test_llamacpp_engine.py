@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_llamacpp import TEXT, planes_model, tokenizer
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import binllm
 from binllm.configuration import compose_run
@@ -37,6 +38,22 @@ def test_logits_agree_with_torch(family: str, one_bit: bool, tmp_path: Path):
     assert error < (0.04 if one_bit else 0.002)
     assert same >= 0.9
     assert engine.tokenize(TEXT) == ids
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3"])
+def test_rescaled_rotary_embeddings(kind: str, tmp_path: Path):
+    model = planes_model("llama")
+    ids = torch.tensor([tokenizer()(TEXT)["input_ids"]])
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits[0]
+        more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+        rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0} | (more if kind == "llama3" else {})
+        model.config.rope_parameters = rope
+        model.base_model.rotary_emb = LlamaRotaryEmbedding(model.config)
+        wanted = model(input_ids=ids).logits[0]
+    export_gguf(model, tokenizer(), tmp_path / "m.gguf", ExportOptions(one_bit=False))
+    found = Engine(tmp_path / "m.gguf", vocabulary=512, context=128).log_probabilities(ids[0].tolist())
+    assert agreement(wanted, found)[0] < 0.002 < agreement(plain, found)[0]
 
 
 def test_a_trained_model_quantized_by_the_preset(tmp_path: Path):
