@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from binllm.binarization import Binarization
 from binllm.errors import BinllmError
 from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
-from binllm.packing import BinaryLinear
+from binllm.packing import BinaryLinear, Code
 from binllm.packing.accounting import layer_bits
 from binllm.parallel import LARGE, side_by_side
 from binllm.plan import Granularity, Plan
 from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
+from binllm.stacking import Stack, stacks
 from binllm.statistics import Moments, Statistics, TokenWeights
 from binllm.streams import DualStream
 from binllm.streams.head import head_inputs
@@ -30,11 +32,9 @@ HEAD = "head"
 
 
 class Layer(NamedTuple):
-    """A linear layer whose inputs have been measured."""
+    """A linear layer, or several that are fitted as one, whose inputs have been measured."""
 
-    name: str
-    role: str
-    objective: Objective
+    stack: Stack
     statistics: Statistics
 
 
@@ -93,13 +93,15 @@ def _quantize_block(
     readers = [group[0] for group in groups]
     inputs = dict(zip(readers, streams.advance_reference(block, readers), strict=True))
     together = fitted_side_by_side(block, roles)
+    fitted = list(zip(groups, stacks(plan, block, groups, roles), strict=True))
     done: list[LayerRecord] = []
-    for wave in [groups] if plan.calibration.granularity is Granularity.block else [[group] for group in groups]:
-        measured = _measure(streams, block, {group[0]: inputs[group[0]] for group in wave}, plan)
-        layers = []
-        for reader, name in ((group[0], name) for group in wave for name in group):
-            objective = plan.objective_of(roles[name], name == groups[-1][-1])
-            layers.append(Layer(name, roles[name], objective, measured[reader][objective.token_weights]))
+    for wave in [fitted] if plan.calibration.granularity is Granularity.block else [[one] for one in fitted]:
+        measured = _measure(streams, block, {group[0]: inputs[group[0]] for group, _ in wave}, plan)
+        layers = [
+            Layer(stack, measured[group[0]][stack.objective.token_weights])
+            for group, stacked in wave
+            for stack in stacked
+        ]
         done += side_by_side(partial(_quantize_layer, block, index, plan, begins), layers, together)
     streams.advance_quantized(block)
     for name in roles:
@@ -120,7 +122,7 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
     moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
     for x, x_hat in head_inputs(model, head, streams):
         moments.add(x, x_hat)
-    layer = Layer(name, HEAD, objective, moments.statistics())
+    layer = Layer(Stack((name,), HEAD, objective, plan.binarization), moments.statistics())
     return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
 
 
@@ -141,45 +143,54 @@ def fitted_side_by_side(block: nn.Module, names: Iterable[str]) -> bool:
 def _quantize_layer(
     block: nn.Module, index: int, plan: Plan, begins: Callable[[int, str], None], layer: Layer
 ) -> LayerRecord:
-    """Fit one linear layer and put the packed one in its place."""
-    name, role, objective, statistics = layer
-    begins(index, name)
-    linear = block.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
+    """Fit a linear layer, or several as one, and put the packed ones in their place."""
+    stack, statistics = layer
+    begins(index, stack.label)
+    linears: list[Any] = [block.get_submodule(name) for name in stack.names]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
     begun = time.perf_counter()
     with measure_peak() as peak:
         try:
-            problem, solution, packed = fit_layer(linear, objective, statistics, plan)
+            problem, solution, packed = fit_layers(linears, stack.objective, stack.binarization, statistics, plan)
         except ValueError as error:
-            raise BinllmError(f"model: block {index} layer {name} cannot be quantized: {error}") from error
-        block.set_submodule(name, packed)
-    facts = {"block": index, "layer": name, "role": role, "objective": objective.name}
+            raise BinllmError(f"model: block {index} layer {stack.label} cannot be quantized: {error}") from error
+        for name, one in zip(stack.names, packed, strict=True):
+            block.set_submodule(name, one)
+    facts = {"block": index, "layer": stack.label, "role": stack.role, "objective": stack.objective.name}
     cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
-    return _record(facts | cost, (linear.weight.double(), problem), solution, packed)
+    return _record(facts | cost, (weight.double(), problem), solution, packed)
 
 
-def fit_layer(
-    linear: nn.Linear, objective: Objective, statistics: Statistics, plan: Plan
-) -> tuple[Problem, Solution, BinaryLinear]:
-    """Quantize one linear layer; it stays as it is.
+def fit_layers(
+    linears: Sequence[nn.Linear], objective: Objective, binarization: Binarization, statistics: Statistics, plan: Plan
+) -> tuple[Problem, Solution, list[BinaryLinear]]:
+    """Quantize linear layers that read one input as one, or a single one; they stay as they are.
 
     Args:
-        linear: The layer.
-        objective: What it is fitted to; the plan's own objectives play no part.
-        statistics: Moments of its inputs.
-        plan: How it is fitted.
+        linears: The layers.
+        objective: What they are fitted to; the plan's own objectives play no part.
+        binarization: What their weight may be; nor does the plan's.
+        statistics: Moments of their inputs.
+        plan: How they are fitted.
 
     Raises:
-        ValueError: It cannot be quantized: entries that are not finite.
+        ValueError: They cannot be quantized: entries that are not finite.
     """
-    problem = plan.problem(objective, linear.weight, statistics)
-    solution = solve(problem, plan.binarization, plan.solver, getattr(torch, plan.calibration.fit_dtype.value))
-    return problem, solution, _pack(linear, solution, statistics, plan.calibration.correct_bias)
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    problem = plan.problem(objective, weight, statistics)
+    solution = solve(problem, binarization, plan.solver, getattr(torch, plan.calibration.fit_dtype.value))
+    code, packed, start = solution.code.stored(), [], 0
+    for linear in linears:
+        stop = start + len(linear.weight)
+        rows: Any = code if len(linears) == 1 else code.rows(start, stop)  # type: ignore[attr-defined]
+        packed.append(_pack(linear, rows, statistics, plan.calibration.correct_bias))
+        start = stop
+    return problem, solution, packed
 
 
-def _pack(linear: nn.Linear, solution: Solution, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
+def _pack(linear: nn.Linear, code: Code, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
     bias = None if linear.bias is None else linear.bias.detach()
-    packed = BinaryLinear.from_code(solution.code.stored(), bias)
+    packed = BinaryLinear.from_code(code, bias)
     if bias is not None and correct_bias:
         weight, weight_hat = linear.weight.double(), packed.dense_weight(torch.float64)
         shift = weight @ statistics.mean - weight_hat @ statistics.mean_hat
@@ -191,16 +202,16 @@ def _record(
     facts: dict[str, Any],
     asked: tuple[Tensor, Problem],
     solution: Solution,
-    packed: BinaryLinear,
+    packed: list[BinaryLinear],
 ) -> LayerRecord:
     weight, problem = asked
-    weight_hat = packed.dense_weight(torch.float64)
+    weight_hat = torch.cat([layer.dense_weight(torch.float64) for layer in packed])
     after = problem.objective.value(weight_hat)
-    bits = layer_bits(packed.spec)
+    bits = [layer_bits(layer.spec) for layer in packed]
     return LayerRecord(
         **facts,
-        n_out=packed.out_features,
-        n_in=packed.in_features,
+        n_out=weight.shape[0],
+        n_in=weight.shape[1],
         q_before=solution.trace[0],
         q_after=after,
         relative_error_weight=relative_error(weight, weight_hat),
@@ -212,6 +223,6 @@ def _record(
         amp_raised_q=solution.amp.raised,
         sweeps=solution.sweeps,
         status=solution.status.name,
-        payload_bits=bits.payload_bits,
-        stored_bits=bits.linear_bits,
+        payload_bits=sum(one.payload_bits for one in bits),
+        stored_bits=sum(one.linear_bits for one in bits),
     )

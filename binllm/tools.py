@@ -30,10 +30,39 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 @command
 def inspect(run: Path) -> None:
-    """Print a run's table and its layer records, whether it is finished or not."""
+    """Print a run's table and its layer records, finished or not; or the bits of a checkpoint, tensor by tensor."""
+    from binllm.packing.inspect import is_checkpoint, print_checkpoint
     from binllm.tracking.inspect import print_run
 
-    print_run(run)
+    (print_checkpoint if is_checkpoint(run) else print_run)(run)
+
+
+@command
+def export(
+    checkpoint: Path,
+    gguf: Path | None = None,
+    one_bit: bool = True,
+    refuse: bool = False,
+    pad: bool = True,
+    exact_embeddings: bool = False,
+) -> None:
+    """Write a checkpoint as a GGUF file for llama.cpp; see docs/llamacpp.md."""
+    from binllm.llamacpp import ExportOptions, export_gguf
+    from binllm.llamacpp.report import print_export
+    from binllm.packing.checkpoint import load_checkpoint
+
+    if gguf is None:
+        raise bad_value("--gguf", gguf, "the file to write")
+    model, tokenizer = load_checkpoint(checkpoint)
+    print_export(export_gguf(model, tokenizer, gguf, ExportOptions(one_bit, refuse, pad, exact_embeddings)))
+
+
+@command
+def generate(checkpoint: Path, prompt: str, tokens: int = 64, kernel: str = "dense", chat: bool = False) -> None:
+    """Continue a prompt with a checkpoint, taking the most probable token each time."""
+    from binllm.generation import print_continuation
+
+    print_continuation(checkpoint, prompt, tokens, kernel, chat)
 
 
 @command

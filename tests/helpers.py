@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from binllm.binarization import Binarization, Block, Haar, Partial, Partition, Planes, Target, Uniform
+from binllm.binarization import Binarization, Block, Foldable, Haar, Partial, Partition, Planes, Target, Uniform
 from binllm.binarization.haar import Axis, Norm
 from binllm.binarization.partition import Scored
 from binllm.binarization.salience import Salience
@@ -51,6 +51,7 @@ WIDE = 16  # where salient columns are searched
 BINARIZATIONS: dict[str, Planes] = {
     "row": Planes(block_size=BLOCK, column_scale=False),
     "row_column": Planes(block_size=BLOCK),
+    "foldable": Foldable(block_size=BLOCK),
     "row_column_residual": Planes(block_size=BLOCK, salient_columns=2),
     "row_column_groups": Planes(block_size=BLOCK, salient_columns=2, groups=2),
     "row_residual": Planes(block_size=BLOCK, column_scale=False, salient_columns=3),

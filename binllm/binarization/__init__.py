@@ -3,6 +3,7 @@
 from binllm.binarization.base import Binarization, Columnwise
 from binllm.binarization.block import Block
 from binllm.binarization.cells import Cells
+from binllm.binarization.foldable import Foldable
 from binllm.binarization.haar import Haar
 from binllm.binarization.partial import Partial
 from binllm.binarization.partition import Partition
@@ -15,6 +16,7 @@ __all__ = [
     "Block",
     "Cells",
     "Columnwise",
+    "Foldable",
     "Haar",
     "Partial",
     "Partition",

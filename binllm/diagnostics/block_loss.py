@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from binllm.diagnostics.passes import installed, run_pass
-from binllm.inner_loop import fit_layer, fitted_side_by_side
+from binllm.inner_loop import fit_layers, fitted_side_by_side
 from binllm.models import linear_layers, stages
 from binllm.objectives import Objective
 from binllm.parallel import side_by_side
@@ -52,7 +52,8 @@ def block_losses(
     def fit(task: tuple[str, Objective]) -> nn.Module:
         name, objective = task
         statistics = moments[reader[name], objective.token_weights].statistics()
-        return fit_layer(linears[name], objective, statistics, plan)[-1]
+        _, _, [packed] = fit_layers([linears[name]], objective, plan.binarization, statistics, plan)
+        return packed
 
     tasks = [(name, objective) for name in reader for objective in objectives]
     for (name, objective), packed in zip(

@@ -82,13 +82,13 @@ class Diagnosis:
         for record in records:
             series: dict[str, list[float]] = {}
             for row in rows:
-                if row.layer == record.layer:
+                if row.layer in record.layers:
                     series.setdefault(row.metric, []).append(row.value)
             record.diagnostics.update({metric: sum(values) / len(values) for metric, values in series.items()})
         return rows
 
     def _rows(self, index: int, block: nn.Module, totals: Totals, records: Sequence[LayerRecord]) -> Iterator[Row]:
-        roles = {record.layer: record.role for record in records}
+        roles = {layer: role for record in records for layer, role in record.layers.items()}
         found = [(layer, f"{BLOCK_LOSS}/{objective}", losses) for layer, objective, losses in self._losses]
         if "stream" in self.config.metrics:
             found += [(record.layer, "stream/weight_error", [record.relative_error_weight]) for record in records]

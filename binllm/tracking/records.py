@@ -70,8 +70,8 @@ class LayerRecord(JsonRecord):
     Attributes:
         version: Format version.
         block: Index of the decoder block, from 0.
-        layer: Name inside the block, for example ``mlp.down_proj``.
-        role: Layer role: q, k, v, o, gate, up, down, fc1, fc2, qkv, gate_up.
+        layer: Name inside the block, for example ``mlp.down_proj``; of layers fitted as one, their names joined by ``+``.
+        role: Layer role: q, k, v, o, gate, up, down, fc1, fc2, qkv, gate_up; joined likewise.
         objective: Name of the objective that the layer was fitted to.
         n_out: Output features.
         n_in: Input features.
@@ -118,6 +118,11 @@ class LayerRecord(JsonRecord):
     payload_bits: int
     stored_bits: int
     diagnostics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Roles of the layers by name: one, or several that were fitted as one."""
+        return dict(zip(self.layer.split("+"), self.role.split("+"), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
