@@ -47,5 +47,4 @@ def _panel(axes: Axes, one: Ablation) -> None:
     if max(means) > DECADE * min(means):
         logarithmic(axes, "y")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    held = one.values[0][1][0].run.settings["objective.name"]
-    title(axes, one.key + ("" if one.key.startswith("objective") else f" ({held})"), one.key, "token perplexity")
+    title(axes, one.key, f"the rest as in {one.values[0][1][0].label}", "token perplexity")

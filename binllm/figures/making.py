@@ -73,7 +73,8 @@ def suitable(name: str, kind: Kind, comparison: Comparison) -> Comparison:
     if not having.subjects:
         missing = [need for need in kind.needs if need not in comparison.metrics] or list(kind.needs)
         setting = "full" if name == "block_loss" else "standard"
-        raise BinllmError(f"figure {name}: no run has {', '.join(missing)} (a run has them with diagnostics={setting})")
+        series = missing[0] + (f" and {len(missing) - 1} other series" if len(missing) > 1 else "")
+        raise BinllmError(f"figure {name}: no run has {series} (a run has them with diagnostics={setting})")
     if name in COMPARED:
         if len(having.subjects) < 2:
             raise BinllmError(f"figure {name}: needs at least two runs")

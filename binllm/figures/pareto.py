@@ -80,7 +80,7 @@ def draw(rows: Sequence[Entry], caption: str) -> Figure:
     height = PLOT_HEIGHT + LEGEND_HEIGHT + foot
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.095, (foot + LEGEND_HEIGHT) / height, 0.885, 1 - (foot + LEGEND_HEIGHT + 0.55) / height))
+    axes = figure.add_axes((0.11, (foot + LEGEND_HEIGHT) / height, 0.87, 1 - (foot + LEGEND_HEIGHT + 0.55) / height))
     _axes(axes, drawn)
     for row in drawn:
         _point(axes, row)

@@ -37,7 +37,7 @@ function linearTicks(low, high, whole) {
 }
 
 function logTicks(low, high) {
-  const parts = high - low < 0.6 ? null : high - low < 2.5 ? [1, 2, 5] : [1];
+  const parts = high - low < 1 ? null : high - low < 2.5 ? [1, 2, 5] : [1];
   if (parts === null) return linearTicks(10 ** low, 10 ** high, false);
   const decades = Array.from({ length: Math.ceil(high) - Math.floor(low) + 1 }, (_, i) => Math.floor(low) + i);
   const skip = Math.max(1, Math.ceil(decades.length / 8));
@@ -60,10 +60,16 @@ function linePlot(host, lines, labels, options = {}) {
     if (!options.dots) svg.append(element("path", { d: path, fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-dasharray": line.dash, class: "series" }));
     const radius = options.dots ? 5.5 : 2.6;
     if (options.dots || line.points.length <= 60) for (const [a, b] of line.points) svg.append(element("circle", { cx: x.at(a), cy: y.at(b), r: radius, fill: line.colour, class: "mark" }));
-    if (options.dots) svg.append(element("text", { x: x.at(line.points[0][0]) + 8, y: y.at(line.points[0][1]) + 4, class: "title" }, line.name));
+    if (options.dots) svg.append(nameOf(line, x, y));
   }
   host.append(svg);
   hover(host, svg, drawn, { x, y }, labels);
+}
+
+// A point's name, on the side where there is room for it.
+function nameOf({ name, points: [[a, b]] }, x, y) {
+  const right = x.at(a) > 0.7 * SIZE.width;
+  return element("text", { x: x.at(a) + (right ? -9 : 9), y: y.at(b) + 4, "text-anchor": right ? "end" : "start", class: "title" }, name);
 }
 
 function frame(svg, x, y, labels) {
