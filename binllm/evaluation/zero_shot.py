@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 from contextlib import redirect_stdout
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import bad_value
 from binllm.evaluation.task_files import check_files, local_task, task_file
 from binllm.evaluation.zero_shot_config import ZeroShotConfig
 from binllm.packing.headers import file_hash
@@ -25,7 +26,7 @@ def check_zero_shot(config: ZeroShotConfig) -> None:
     """Refuse at once what would fail only after the model was loaded or quantized.
 
     Raises:
-        BinllmError: lm-eval is not installed, or `check_files` refuses the data.
+        BinllmError: lm-eval is not installed, `check_files` refuses the data, or the hub cannot be reached.
     """
     if not config.tasks:
         return
@@ -35,6 +36,9 @@ def check_zero_shot(config: ZeroShotConfig) -> None:
         )
     if config.data is not None:
         check_files(config.tasks, Path(config.data))
+    else:
+        for name in config.tasks:
+            build_task(name, config)
 
 
 def source_of(task: str, config: ZeroShotConfig) -> str:
@@ -51,10 +55,16 @@ def build_task(name: str, config: ZeroShotConfig) -> Any:
         BinllmError: The data cannot be had from the hub.
     """
     from lm_eval.api.task import ConfigurableTask
+
+    if config.data is None:
+        return _hub_task(name)
+    return ConfigurableTask(config=local_task(name, Path(config.data)))
+
+
+@cache
+def _hub_task(name: str) -> Any:
     from lm_eval.tasks import TaskManager
 
-    if config.data is not None:
-        return ConfigurableTask(config=local_task(name, Path(config.data)))
     try:
         return TaskManager().load([name])["tasks"][name]
     except Exception as error:  # whatever the hub's client raises without a network
@@ -88,29 +98,9 @@ def measure_task(
     Raises:
         BinllmError: The data cannot be had.
     """
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     begun = time.perf_counter()
     task = build_task(name, config)
-    seeds: dict[str, Any] = dict.fromkeys(
-        ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-    )
-    with redirect_stdout(sys.stderr):  # what lm-eval prints is progress, not a result
-        found: Any = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch),  # type: ignore[arg-type]
-            tasks=[task],
-            num_fewshot=0,
-            limit=config.limit,
-            bootstrap_iters=1000,
-            log_samples=True,
-            task_manager=TaskManager(include_defaults=False),
-            **seeds,
-        )
-    if found is None:
-        raise BinllmError(f"zero_shot.tasks = {name}: lm-eval gave no result")
+    found = _ask(model, tokenizer, task, config)
     samples = found["samples"][name]
     metrics, errors = _metrics(found["results"][name])
     chance, constant = _levels(task, samples)
@@ -130,6 +120,28 @@ def measure_task(
         correct=[float(sample["acc"]) for sample in samples],
         seconds=time.perf_counter() - begun,
     )
+
+
+def _ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any, config: ZeroShotConfig) -> Any:
+    """lm-eval's results and samples of one task."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+    seeds: dict[str, Any] = dict.fromkeys(names)  # None: no global generator is touched
+    with redirect_stdout(sys.stderr):  # what lm-eval prints is progress, not a result
+        return simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch),  # type: ignore[arg-type]
+            tasks=[task],
+            num_fewshot=0,
+            limit=config.limit,
+            bootstrap_iters=1000,
+            log_samples=True,
+            task_manager=TaskManager(include_defaults=False),
+            **seeds,
+        )
 
 
 def _metrics(results: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:

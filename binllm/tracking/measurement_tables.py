@@ -96,7 +96,7 @@ def seven_task_average(measurements: Sequence[TaskMeasurement]) -> tuple[float, 
         return None
     count = len(SEVEN)
     accuracy = sum(one.metrics["acc"] for one in found.values()) / count
-    error = math.sqrt(sum(one.standard_errors["acc"] ** 2 for one in found.values())) / count
+    error = math.sqrt(sum(one.standard_errors.get("acc", math.nan) ** 2 for one in found.values())) / count
     return accuracy, error, sum(one.chance for one in found.values()) / count
 
 

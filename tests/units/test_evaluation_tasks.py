@@ -110,3 +110,12 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
         ZeroShotConfig(name="t", tasks=["arc_esy"])
     with pytest.raises(BinllmError, match=r"zero_shot\.limit = 0"):
         ZeroShotConfig(name="t", limit=0)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object):
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(BinllmError, match=r"^zero_shot\.data = None: allowed is a folder .*\(no route to the hub\)$"):
+        check_zero_shot(ZeroShotConfig(name="t", tasks=["arc_easy"]))
