@@ -56,6 +56,7 @@ METHODS = {  # every preset of conf/method, swept or not
     "one_plane": Method(ONE_PLANE, "one sign plane"),
     "paper": Method(OUTPUT, "Rethinking Output Alignment", "2512.21651"),
     "best": Method(BINLLM, "this project"),
+    "q1_0": Method(BINLLM, "this project, for llama.cpp"),
 }
 
 ASYMMETRIC = {"qep": "QEP", "gptaq": "GPTAQ"}  # 2504.09629, 2504.02692
