@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from binllm.errors import BinllmError, bad_value
+from binllm.tracking.json_codec import read_json
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -67,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise BinllmError(f"{folder}: is not a checkpoint, it has no config.json")
-    config = _read_json(path)
+    config = read_json(path)
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:
         raise BinllmError(f"{path}: is not a {METHOD} checkpoint, quantization_config.quant_method is not '{METHOD}'")
@@ -98,7 +98,7 @@ def tensor_files(folder: Path) -> list[Path]:
     """
     names = [SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
-        names = sorted(set(_read_json(folder / INDEX_FILE).get("weight_map", {}).values()))
+        names = sorted(set(read_json(folder / INDEX_FILE).get("weight_map", {}).values()))
     for name in names:
         if not (folder / name).is_file():
             raise BinllmError(f"{folder / name}: the checkpoint's tensor file is missing")
@@ -156,13 +156,3 @@ def checkpoint_hash(folder: str | Path) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / CARD_FILE):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BinllmError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise BinllmError(f"{path}: must hold a JSON object")
-    return content

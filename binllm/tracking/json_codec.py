@@ -7,6 +7,7 @@ every file this package writes is valid JSON for any reader.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -106,3 +107,18 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
         if name not in value:
             raise BinllmError(f"{where}: the field '{name}' of {kind.__name__} is missing")
     return kind(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        BinllmError: It cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BinllmError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise BinllmError(f"{path}: must hold a JSON object")
+    return content

@@ -5,14 +5,13 @@ A file is named by what defines its numbers, so measuring again finds what is th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from binllm.errors import BinllmError
 from binllm.tracking.atomic import write_json
+from binllm.tracking.json_codec import read_json
 from binllm.tracking.naming import config_hash
 from binllm.tracking.records import JsonRecord
 
@@ -179,11 +178,6 @@ def read_measurement(file: Path) -> Measurement:
     Raises:
         BinllmError: It cannot be read or has another format version.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BinllmError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BinllmError(f"{file}: must hold a JSON object")
+    content = read_json(file)
     kind = TaskMeasurement if "task" in content else TextMeasurement
     return kind.from_json(content, str(file))
