@@ -13,9 +13,9 @@ from experiments.benchmarks import layers
 
 @pytest.mark.parametrize("method", layers.METHODS)
 def test_a_whole_layer_is_that_of_the_literal_published_method(method: str) -> None:
-    """Two blocks of columns: searches, fits and the errors fed back from the first to the second."""
+    """Three blocks of columns: searches, fits, and errors fed back, the last block absorbing those of both others."""
     plan = layers.plan_for(method)
-    problem = layers.random_problem(plan, (12, 192), tokens=3)
+    problem = layers.random_problem(plan, (12, 320), tokens=3)
     wanted = layers.METHODS[method](problem.weight, problem.feedback)
     found = layers.ours(plan, problem)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5  # fits are float32 here and float64 there
