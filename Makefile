@@ -9,6 +9,7 @@ RUN     := $(VENV)/bin/python -m
 PIP     := $(RUN) pip -qq --disable-pip-version-check install --no-compile -c constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 FIGURES := $(VENV)/.figures-installed
+TABLES  := $(VENV)/.tables-installed
 DEV     := $(VENV)/.dev-installed
 RESULTS ?= results
 
@@ -17,7 +18,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup setup-dev table baselines diagnosis benchmark clean
+.PHONY: help demo test setup setup-dev table baselines diagnosis ablations benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,12 @@ diagnosis: $(FIGURES)  ## make the runs that say why objectives fail (or find th
 	$(VENV)/bin/binllm experiment=diagnosis objective=output_align,output_error,proposed paths.results=$(RESULTS)
 	$(RUN) experiments.diagnosis.make $(RESULTS) --out $(RESULTS)/diagnosis
 
+ablations: $(TABLES)  ## make the runs of the ablations on both small models (or find them done), their tables and plots
+	@status=0; \
+	$(RUN) experiments.ablations.run $(RESULTS) || status=$$?; \
+	[ $$status -ne 130 ] || exit 130; \
+	$(VENV)/bin/binllm-tools tables $(RESULTS) --out $(RESULTS)/ablations && exit $$status
+
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
 	$(RUN) experiments.benchmarks.cost
 
@@ -81,6 +88,11 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(FIGURES): $(RUNTIME)
 	@echo "installing what figures and reports need (once)"
 	@$(PIP) -e '.[figures]'
+	@touch $@
+
+$(TABLES): $(FIGURES)
+	@echo "installing what tables need (once)"
+	@$(PIP) -e '.[figures,tables]'
 	@touch $@
 
 $(DEV): $(RUNTIME)
