@@ -13,7 +13,7 @@ from binllm.tables.texts import VARIED, protocol_of, text_of, windows_of
 from binllm.tables.verdicts import LEAST_SEEDS, Judgement, judge_all, logarithms, together
 
 NUMBERS = ("seeds", "p", "stored bits", "quantize, s")
-SEVERAL = "†"
+SEVERAL, GUESSING = "†", "‡"
 
 
 def ablation_grid(section: Section) -> Grid:
@@ -25,6 +25,9 @@ def ablation_grid(section: Section) -> Grid:
     headings = [f"`{claim.varies}`", "seeds", measured, ratio, "p", *others]
     reference = section.row(claim.reference)
     lines = [_line(row, reference, others) for row in section.rows]
+    if section.definition:
+        for row, cells in zip(section.rows, lines, strict=True):
+            cells[2] += f" {GUESSING}" if row.is_guessing else ""
     numbers = [*NUMBERS, measured, ratio]
     return Grid(_title(section, measured), headings, lines, numbers, _notes(section))
 
@@ -89,6 +92,8 @@ def _notes(section: Section) -> list[str]:
     notes.append(f"Mean ± sample standard deviation over seeds. Code: {', '.join(codes)}.")
     if any(len(row.codes) > 1 for row in section.rows):
         notes.append(f"{SEVERAL} its runs were made by different versions of the code.")
+    if section.definition and any(row.is_guessing for row in section.rows):
+        notes.append(f"{GUESSING} above the vocabulary: worse than a uniform guess of the next token.")
     return notes
 
 

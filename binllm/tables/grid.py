@@ -12,7 +12,15 @@ DASH = "-"  # a cell without a value
 LATEX = {
     **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "·": r"$\cdot$"},
-    **{"α": r"$\alpha$", "λ": r"$\lambda$", "×": r"$\times$", "†": r"$\dagger$", "–": "--", "−": "$-$"},
+    **{
+        "α": r"$\alpha$",
+        "λ": r"$\lambda$",
+        "×": r"$\times$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "–": "--",
+        "−": "$-$",
+    },
 }
 
 

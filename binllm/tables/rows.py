@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from binllm.collect.runs import COMPLETE, CollectedRun
 from binllm.tables.sweeps import Experiment
+from binllm.tracking.folder import RunPaths
 from binllm.tracking.measurement_tables import seven_task_average
 from binllm.tracking.measurements import TaskMeasurement
 
@@ -33,6 +34,12 @@ class Row:
     def codes(self) -> list[str]:
         """Versions of the code that made the runs."""
         return sorted({run.code for run in self.runs.values()})
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether the mean is a perplexity above the vocabulary: worse than a uniform guess of the next token."""
+        sizes = [size for run in self.runs.values() if (size := vocabulary_of(run)) is not None]
+        return bool(sizes) and statistics.fmean(self.values.values()) > max(sizes)
 
     def mean_of(self, metric: str) -> float | None:
         """Mean over the seeds of another measured number; None where no run has it."""
@@ -84,6 +91,16 @@ def seeds_text(section: Section) -> str:
     """How many seeds its rows have: ``3``, or ``1 to 3``."""
     counts = sorted({len(row.values) for row in section.rows})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def vocabulary_of(run: CollectedRun) -> int | None:
+    """Tokens in the vocabulary of a run's model, by its checkpoint; None where that is not kept."""
+    try:
+        content = json.loads((RunPaths(run.folder).checkpoint / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    size = content.get("vocab_size") if isinstance(content, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def usable(runs: Iterable[CollectedRun]) -> list[CollectedRun]:

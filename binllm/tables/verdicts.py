@@ -2,7 +2,8 @@
 
 Of two settings the logarithms are compared seed by seed: perplexities in nats a token. A result is a ratio.
 A claim ``a < b`` holds if the whole 95 % interval of the mean difference lies below 0, does not hold if all of it
-lies above, and is undecided otherwise. Intervals are of single comparisons, not corrected for their number.
+lies above, and is undecided otherwise; also where both perplexities are above the vocabulary, worse than a uniform guess,
+since an order among such numbers means nothing. Intervals are of single comparisons, not corrected for their number.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def judge(expectation: Expectation, section: Section) -> Judgement:
     missing = [label for label, row in zip((expectation.lower, expectation.higher), rows, strict=True) if row is None]
     if missing:
         return Judgement(expectation, Verdict.undecided, why=f"no run of {' and '.join(missing)}")
+    if section.definition and all(row.is_guessing for row in rows if row is not None):
+        return Judgement(expectation, Verdict.undecided, why="both are worse than a uniform guess of the next token")
     lower, higher = (logarithms(row.values) for row in rows if row is not None)
     paired = paired_over_seeds(lower, {seed: value + math.log(expectation.factor) for seed, value in higher.items()})
     if paired is None:

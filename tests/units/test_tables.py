@@ -94,6 +94,15 @@ def test_two_seeds_decide_nothing(results: Path):
     assert "2 common seeds, 3 needed" in files["ablation_amp.md"]
 
 
+def test_an_order_among_guesses_decides_nothing(results: Path):
+    for folder in [*add(results, CASES["holds"][0]), *add(results, CASES["holds"][1], OFF)]:
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "config.json").write_text('{"vocab_size": 105}')
+    files = made(results)
+    assert found(files, "ablation/amp") == "**undecided**"
+    assert "| `agree` | 3 | 110.33 ± 10.50 ‡ |" in files["ablation_amp.md"]
+
+
 def test_a_line_has_mean_deviation_and_the_paired_ratio(results: Path):
     add(results, [100.0, 110.0, 120.0])
     add(results, [200.0, 220.0, 240.0], OFF)
