@@ -27,7 +27,8 @@ def facts(subject: Subject) -> Mapping[str, float]:
         least. ``massive``: largest over mean magnitude of X, in the block where it is most. ``log_variance`` (nats²): of
         the error spectrum, median over blocks. ``rank_ratio``: effective rank of X̂ over that of X, likewise.
         ``cosine_gain``: mean cosine between tokens of X̂ minus that of X, likewise.
-        ``total_variation``: of attention, likewise. ``naive_wins``: share of layers whose block loss is lower under naive output than under weight alignment.
+        ``total_variation``: of attention, likewise. ``naive_wins``: share of layers whose block loss is lower under naive
+        output than under weight alignment.
         ``amp_refused``: share of the changes that attention matrix preservation held back.
     """
     run = subject.run
