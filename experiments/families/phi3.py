@@ -1,8 +1,8 @@
 """A LLaMA model re-expressed in Phi-3's architecture: ``python -m experiments.families.phi3 OUT [OVERRIDE ...]``.
 
-The two differ in what is one matrix: Phi-3 fuses q, k, v into ``qkv_proj`` and gate, up into ``gate_up_proj``, by rows. So trained
-LLaMA weights are a trained Phi-3 model, which is measured here without the network. OUT becomes a folder in the layout of
-transformers with configuration, weights and tokenizer; overrides choose another model than SmolLM2 (``model=stories260k``).
+The two differ in what is one matrix: Phi-3 fuses q, k, v into ``qkv_proj`` and gate, up into ``gate_up_proj``, by rows. So
+trained LLaMA weights are a trained Phi-3 model, measured without the network. OUT becomes a folder in transformers' layout,
+with configuration, weights and tokenizer; overrides choose another model than SmolLM2 (``model=stories260k``).
 """
 
 from __future__ import annotations
