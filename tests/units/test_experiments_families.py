@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from binllm.errors import BinllmError
 from binllm.models import Attention, Family, ModelConfig, Source, load_model
 from binllm.models.random import random_model
-from experiments.families import phi3
+from experiments.families import fused, phi3
+from experiments.families.twins import NORMS, WINDOW, twin
 
 IDS = torch.arange(24).view(2, 12) * 7 % 512
 
@@ -41,3 +43,22 @@ def test_what_phi3_lacks_is_refused(unlike: dict) -> None:
 def test_other_architectures_are_refused() -> None:
     with pytest.raises(BinllmError, match="model = opt: allowed is a model of type llama"):
         phi3.as_phi3(random_model(Family.opt))
+
+
+def test_parts_of_fused_matrices_are_found_again() -> None:
+    llama = random_model(Family.llama)
+    for own, found in zip(fused.weights(llama), fused.weights(phi3.as_phi3(llama)), strict=True):
+        assert own.keys() == found.keys() == set(fused.PARTS)
+        assert all(torch.equal(own[part], found[part]) for part in own)
+
+
+def test_twins_differ_in_their_norms_alone() -> None:
+    models = {norm: twin(norm, seed=1) for norm in NORMS}
+    states = [model.state_dict() for model in models.values()]
+    assert states[0].keys() - states[1].keys() == {name for name in states[0] if name.endswith("norm.bias")}
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+    kinds = [{type(one) for one in model.modules() if "Norm" in type(one).__name__} for model in models.values()]
+    assert kinds == [{nn.LayerNorm}, {nn.RMSNorm}]
+    ids = torch.arange(WINDOW)[None] % 512
+    logits = [model(ids).logits for model in models.values()]
+    assert not torch.allclose(logits[0], logits[1], atol=1e-3)
