@@ -123,7 +123,7 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
     moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
     for x, x_hat in head_inputs(model, head, streams):
         moments.add(x, x_hat)
-    streams.ranks.add_up(moments.sums)
+    moments.add_over(streams.ranks)
     layer = Layer(Stack((name,), HEAD, objective, plan.binarization), moments.statistics())
     return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
 

@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from binllm.distributed import Ranks
+
 PANEL = 192  # columns; a panel's product is the same to the bit as its part of the whole one
 
 
@@ -67,8 +69,9 @@ class Moments:
         square = {"size": (n_in, n_in), "dtype": torch.float64, "device": device}
         self._gram, self._cross, self._reference = (torch.zeros(**square) for _ in range(3))
         self._mean, self._mean_hat = (torch.zeros(n_in, dtype=torch.float64, device=device) for _ in range(2))
-        self._counts = torch.zeros(2, dtype=torch.float64, device=device)  # sum of the weights, number of tokens
         self._weights = weights
+        self._total = 0.0
+        self._tokens = 0
 
     def add(self, x: Tensor, x_hat: Tensor) -> None:
         """Add a batch.
@@ -92,13 +95,14 @@ class Moments:
         _add_upper(self._reference, left.to(narrow), x.to(narrow))
         self._mean += left.sum(0)
         self._mean_hat += left_hat.sum(0)
-        self._counts[0] += len(x) if weight is None else weight.sum()
-        self._counts[1] += len(x)
+        self._total += float(len(x)) if weight is None else float(weight.sum())
+        self._tokens += len(x)
 
-    @property
-    def sums(self) -> tuple[Tensor, ...]:
-        """All that is added up, float64: of parts of a text they add up to those of the whole."""
-        return self._gram, self._cross, self._reference, self._mean, self._mean_hat, self._counts
+    def add_over(self, ranks: Ranks) -> None:
+        """Make these the moments of what all processes of a run added, up to the rounding of float64."""
+        counts = torch.tensor([self._total, self._tokens], dtype=torch.float64)
+        ranks.add_up([self._gram, self._cross, self._reference, self._mean, self._mean_hat, counts])
+        self._total, self._tokens = float(counts[0]), int(counts[1])
 
     def statistics(self) -> Statistics:
         """The means so far.
@@ -106,16 +110,16 @@ class Moments:
         Raises:
             ValueError: Nothing has been added.
         """
-        n, tokens = self._counts.tolist()
-        if tokens == 0:
+        if self._tokens == 0:
             raise ValueError("no tokens were added")
+        n = self._total
         return Statistics(
             gram=_mirrored(self._gram) / n,
             cross_gram=self._cross / n,
             reference_gram=_mirrored(self._reference) / n,
             mean=self._mean / n,
             mean_hat=self._mean_hat / n,
-            tokens=int(tokens),
+            tokens=self._tokens,
         )
 
 

@@ -149,7 +149,7 @@ class DualStream:
                 for moments in found[name].values():
                     moments.add(reference, _by_sequence(caught[stage], span))
         for moments in (moments for by_weight in found.values() for moments in by_weight.values()):
-            self.ranks.add_up(moments.sums)
+            moments.add_over(self.ranks)
         return found
 
 

@@ -55,7 +55,7 @@ def check_process(rank: int, port: int, size: int, weights: TokenWeights) -> Non
     share = shares[rank]
     own = Moments(SHAPE[-1], weights)
     own.add(x[share], x_hat[share])
-    ranks.add_up(own.sums)
+    own.add_over(ranks)
     found, expected = own.statistics(), statistics_of_all(weights)
     assert found.tokens == expected.tokens
     for name in ("gram", "cross_gram", "reference_gram", "mean", "mean_hat"):
