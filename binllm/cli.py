@@ -55,7 +55,10 @@ def _run_jobs() -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    from binllm.assist import assist
     from binllm.configuration import CONF
+    from binllm.distributed import joined
+    from binllm.errors import bad_value
     from binllm.explain import explain
     from binllm.pipeline import run
     from binllm.tracking.tables import print_results
@@ -67,7 +70,12 @@ def _run_jobs() -> int:
         own = HydraConfig.get()
         label = f"[{own.job.override_dirname}] " if own.mode is RunMode.MULTIRUN else ""
         try:
-            print_results(run(config))
+            if ranks.size > 1 and own.mode is RunMode.MULTIRUN:
+                raise bad_value("hydra.mode", "MULTIRUN", "RUN under torchrun: one run at a time")
+            if ranks.leads:
+                print_results(run(config, ranks))
+            else:
+                assist(config, ranks)
             codes.append(0)
         except (BinllmError, OmegaConfBaseException) as error:
             codes.append(_report(label + explain(error)))
@@ -76,7 +84,8 @@ def _run_jobs() -> int:
             print(f"binllm: {label}stopped by the error above, a fault of the program", file=sys.stderr)
             codes.append(FAULT)
 
-    job()
+    with joined() as ranks:
+        job()
     failed = len(codes) - codes.count(0)
     if failed and len(codes) > 1:
         print(f"binllm: {failed} of {len(codes)} runs failed", file=sys.stderr)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from binllm.binarization import Binarization
+from binllm.distributed import Ranks
 from binllm.errors import BinllmError
 from binllm.models import decoder_blocks, layer_roles, stages
 from binllm.objectives import Objective
@@ -52,11 +53,11 @@ class Events(NamedTuple):
     block: Callable[[int, nn.Module, DualStream, list[LayerRecord]], None] = lambda index, block, streams, records: None
 
 
-def open_streams(model: nn.Module, ids: Tensor, plan: Plan) -> DualStream:
-    """Both streams before the first block; ids (sequences, length) int64."""
+def open_streams(model: nn.Module, ids: Tensor, plan: Plan, ranks: Ranks = Ranks()) -> DualStream:
+    """Both streams before the first block; ids (sequences, length) int64, those of all processes."""
     _, blocks = decoder_blocks(model)
     plan.check_roles([role.value for role in layer_roles(blocks[0]).values()])
-    return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage))
+    return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage), ranks)
 
 
 def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = None, start: int = 0) -> list[LayerRecord]:
@@ -122,6 +123,7 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
     moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
     for x, x_hat in head_inputs(model, head, streams):
         moments.add(x, x_hat)
+    moments.add_over(streams.ranks)
     layer = Layer(Stack((name,), HEAD, objective, plan.binarization), moments.statistics())
     return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
 

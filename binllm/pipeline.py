@@ -12,15 +12,17 @@ from transformers import PreTrainedModel
 
 from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
+from binllm.diagnostics.config import BLOCK_LOSS
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.table import BlockFiles
+from binllm.distributed import Ranks
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import evaluation_tokens
 from binllm.evaluation.measure import origin_of, task_measurements, text_measurement
 from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.kernels import check_kernel
-from binllm.models import check_context, decoder_blocks, layer_roles, load_model
+from binllm.models import LoadedModel, check_context, decoder_blocks, layer_roles, load_model
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.card import Card, Measured, write_card
@@ -45,18 +47,20 @@ ALGORITHMS = ("objective", "elsewhere", "binarization", "solver", "asymmetric") 
 
 @dataclass
 class Job:
-    """One run with everything it needs: the built configuration, its folder, its progress."""
+    """One run with everything it needs: the built configuration, its folder, its progress, the processes that share it."""
 
     config: RunConfig
     folder: RunFolder
     progress: RunProgress
+    ranks: Ranks
 
 
-def run(composed: Any) -> RunFolder:
+def run(composed: Any, ranks: Ranks = Ranks()) -> RunFolder:
     """Do a run, resume it, or find it done.
 
     Args:
         composed: The configuration as Hydra composed it.
+        ranks: The processes that share it, this one being the first; the others call `binllm.assist.assist`.
 
     Returns:
         Its folder, closed; ``run.json`` says the rest.
@@ -66,13 +70,16 @@ def run(composed: Any) -> RunFolder:
     """
     config: RunConfig = build(composed)
     check_zero_shot(config.zero_shot)
+    check_shares(config, ranks)
     resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     digest = identity(config, resolved)
     name = run_name(model_name(config), config.objective.name, digest)
     with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
-        if folder.status() != "done":
+        done = folder.status() == "done"
+        ranks.tell(done)
+        if not done:
             try:
-                _execute(Job(config, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+                _execute(Job(config, folder, RunProgress(), ranks), RunRecord(run_id=name, config_hash=digest))
             except BinllmError:
                 if not (folder.state / "state.json").exists():
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
@@ -132,7 +139,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         progress.blocks = len(decoder_blocks(model)[1])
     with progress.phase("full_precision"):
         full_precision = measure(model, text, job, origin_of(model, loaded.origin, None))
-    quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")
+    quantize_resumably(model, tokens, plan_of(config), job, fingerprint=fingerprint_of(loaded, tokens))
     with progress.phase("save"):
         header = {"run_id": record.run_id, "method": config.method, "objective": config.objective.name}
         save_checkpoint(model, loaded.tokenizer, folder.checkpoint, header)
@@ -171,6 +178,28 @@ def check_model(model: PreTrainedModel, config: RunConfig) -> None:
     plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
 
 
+def fingerprint_of(loaded: LoadedModel, tokens: CalibrationTokens) -> str:
+    """What a resumed run, and every process of one, must have alike: the weights' origin and the calibration text."""
+    return f"{loaded.origin} {tokens.hash}"
+
+
+def check_shares(config: RunConfig, ranks: Ranks) -> None:
+    """Refuse diagnostics that look at more calibration sequences than the first process has.
+
+    Raises:
+        BinllmError: They do, or there are fewer batches than processes.
+    """
+    share = ranks.shares(config.dataset.sequences, config.calibration.batch)[0].stop
+    if ranks.size == 1 or not config.diagnostics.metrics:
+        return
+    if BLOCK_LOSS in config.diagnostics.metrics:
+        raise bad_value(
+            "diagnostics.metrics", BLOCK_LOSS, "other metrics under torchrun: it fits to all calibration text"
+        )
+    if (wanted := config.diagnostics.sequences) is None or wanted > share:
+        raise bad_value("diagnostics.sequences", wanted, f"at most {share} under torchrun, the first process's share")
+
+
 def card_of(config: RunConfig, full_precision: PerplexityRecord, quantized: PerplexityRecord) -> Card:
     """What the checkpoint's model card says of the run."""
     before, after = full_precision.perplexity, quantized.perplexity
@@ -191,7 +220,8 @@ def quantize_resumably(
     state, files = ResumeState(job.folder.state, job.folder.layers, fingerprint), BlockFiles(job.folder.state)
     diagnosis = Diagnosis(job.config.diagnostics, plan)
     with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):
-        streams = open_streams(model, tokens.ids, plan)
+        streams = open_streams(model, tokens.ids, plan, job.ranks)
+        job.ranks.agree(fingerprint, "model or calibration text")
         start = restore_progress(state, streams)
 
         def finished(index: int, block: Any, both: Any, records: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import torch
@@ -40,22 +41,49 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def save_progress(
-    state: ResumeState, index: int, block: nn.Module, streams: DualStream, records: list[LayerRecord]
+    state: ResumeState | None, index: int, block: nn.Module, streams: DualStream, records: list[LayerRecord]
 ) -> None:
-    """Make a finished block durable, with both streams after it."""
-    state.save(index, block_tensors(block), {"x": streams.x, "x_hat": streams.x_hat}, records)
+    """Make a finished block durable, with both streams after it.
+
+    Args:
+        state: Where; None in a process that is not the first, which only gives its share of the streams.
+        index: Which block.
+        block: The block.
+        streams: Both streams.
+        records: Of its layers.
+
+    Raises:
+        BinllmError: The block is not the one that the first process has; or as `ResumeState.save`.
+    """
+    tensors = block_tensors(block)
+    if streams.ranks.size > 1:
+        streams.ranks.agree(_digest(tensors), f"block {index}")
+    whole = streams.whole()
+    if state is not None:
+        state.save(index, tensors, whole, records)
 
 
-def restore_progress(state: ResumeState, streams: DualStream) -> int:
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def restore_progress(state: ResumeState | None, streams: DualStream) -> int:
     """Put back what an earlier process finished.
+
+    Args:
+        state: Where it is; None in a process that is not the first, which gets it from there.
+        streams: Both streams before the first block.
 
     Returns:
         The number of finished blocks, 0 when there is nothing to resume.
     """
-    saved = state.load()
-    if saved is None:
-        return 0
-    for block, tensors in zip(streams.blocks, saved.blocks, strict=False):
-        install_block(block, tensors)
-    streams.restore(saved.streams["x"], saved.streams["x_hat"])
-    return saved.blocks_done
+    saved, ranks = None if state is None else state.load(), streams.ranks
+    done = ranks.tell(0 if saved is None else saved.blocks_done)
+    for index in range(done):
+        install_block(streams.blocks[index], dict(ranks.copy(saved.blocks[index] if saved else {})))
+    if done:
+        streams.restore(**ranks.copy(saved.streams if saved else {}))
+    return done

@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from binllm.distributed import Ranks
+
 PANEL = 192  # columns; a panel's product is the same to the bit as its part of the whole one
 
 
@@ -95,6 +97,12 @@ class Moments:
         self._mean_hat += left_hat.sum(0)
         self._total += float(len(x)) if weight is None else float(weight.sum())
         self._tokens += len(x)
+
+    def add_over(self, ranks: Ranks) -> None:
+        """Make these the moments of what all processes of a run added, up to the rounding of float64."""
+        counts = torch.tensor([self._total, self._tokens], dtype=torch.float64)
+        ranks.add_up([self._gram, self._cross, self._reference, self._mean, self._mean_hat, counts])
+        self._total, self._tokens = float(counts[0]), int(counts[1])
 
     def statistics(self) -> Statistics:
         """The means so far.
