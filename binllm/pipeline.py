@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
@@ -20,11 +21,11 @@ from binllm.evaluation.measure import origin_of, task_measurements, text_measure
 from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.kernels import check_kernel
-from binllm.models import check_context, decoder_blocks, layer_roles, load_model
+from binllm.models import check_context, decoder_blocks, layer_roles, load_model, to_device
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.card import Card, Measured, write_card
-from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
+from binllm.packing.checkpoint import load_checkpoint, save_checkpoint, stream_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
 from binllm.registry import version_of
@@ -125,7 +126,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     check_kernel(config.kernel.name, device)
     with progress.phase("load"):
         loaded = load_model(config.model)
-        model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
+        model: PreTrainedModel = to_device(loaded.model, device)
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
         check_model(model, config)
@@ -139,8 +140,8 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         written, dtype = checkpoint_hash(folder.checkpoint), model.dtype
         del loaded, model
     with progress.phase("evaluate"):
-        kernel, attention = config.kernel.name.value, config.model.attention.value
-        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+        kernel = config.kernel.name.value
+        reloaded, _ = load_packed(config, folder.checkpoint, dtype)
         quantized = measure(reloaded, text, job, origin_of(reloaded, written, kernel))
     write_card(folder.checkpoint, card_of(config, full_precision, quantized))
     account = checkpoint_bits(folder.checkpoint)
@@ -207,6 +208,24 @@ def quantize_resumably(
         files.join(progress.blocks, job.folder)
 
 
+def load_packed(
+    config: RunConfig, checkpoint: Path, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The packed model of a checkpoint as the configuration wants it, streamed if the model was.
+
+    Args:
+        config: Kernel, device, attention, streaming.
+        checkpoint: Its folder.
+        dtype: Of everything that is not packed; None is the saved model's.
+
+    Raises:
+        BinllmError: As `load_checkpoint`.
+    """
+    load = stream_checkpoint if config.model.streaming else load_checkpoint
+    device, attention = str(pick_device(config.device)), config.model.attention.value
+    return load(checkpoint, dtype, config.kernel.name.value, device, attention)
+
+
 def measure(model: PreTrainedModel, text: TokenStream, job: Job, origin: Origin) -> PerplexityRecord:
     """Perplexity as the run's record has it; its windows are in a file of their own."""
     found = text_measurement(model, text, job.config.evaluation, origin, job.folder.evaluations, job.progress.step)
@@ -226,12 +245,10 @@ def measure_tasks(folder: RunFolder, config: RunConfig) -> None:
     Raises:
         BinllmError: The checkpoint has no tokenizer, or as `task_measurements`.
     """
-    kernel, attention = config.kernel.name.value, config.model.attention.value
-    device, dtype = pick_device(config.device), getattr(torch, config.model.dtype.value)
-    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+    model, tokenizer = load_packed(config, folder.checkpoint, getattr(torch, config.model.dtype.value))
     if tokenizer is None:
         raise BinllmError(f"{folder.checkpoint}: zero-shot tasks need a tokenizer, and the checkpoint has none")
-    origin = origin_of(model, checkpoint_hash(folder.checkpoint), kernel)
+    origin = origin_of(model, checkpoint_hash(folder.checkpoint), config.kernel.name.value)
     task_measurements(model, tokenizer, config.zero_shot, origin, folder.evaluations)
 
 

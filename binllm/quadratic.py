@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,12 +58,23 @@ class Amp:
     """Data of attention matrix preservation: ``L_AMP = ||W C Ŵᵀ||²_F = tr(Ŵ H Ŵᵀ)`` must not fall.
 
     Attributes:
-        metric: ``H = (W C)ᵀ (W C)`` (n_in, n_in), so that half the gradient of L_AMP is ``Ŵ H``.
+        image: ``W C`` (n_out, n_in).
         rule: Which proposals are accepted.
     """
 
-    metric: Tensor
+    image: Tensor
     rule: AmpRule
+
+    @cached_property
+    def metric(self) -> Tensor:
+        """``H = (W C)ᵀ (W C)`` (n_in, n_in) scaled to trace n_in, so that half the gradient of L_AMP is along ``Ŵ H``.
+
+        Only the sign of the gradient matters, so the positive factor is free; this one keeps float32 safe. It is made when
+        it is asked for: a wide layer's metrics are larger than all else.
+        """
+        metric = self.image.T @ self.image
+        mean = float(metric.diagonal().mean())
+        return metric.div_(mean) if mean > 0 else metric
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import torch
 from torch import Tensor, nn
 
+from binllm.models.on_demand import Stored, stow
 from binllm.packing import BinaryLinear, binary_layers, spec_from_dict
 from binllm.streams import DualStream
 from binllm.tracking.records import LayerRecord
@@ -34,9 +35,10 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
         parts = {k.rpartition("/")[2]: v for k, v in tensors.items() if k.rpartition("/")[0] == name}
         spec = spec_from_dict(json.loads(bytes(parts.pop(SPEC).tolist()).decode()), name)
         weight: Tensor = old.weight  # type: ignore[assignment]
-        layer = BinaryLinear.empty(spec, dtype=weight.dtype)
-        layer.load_state_dict(parts)
-        block.set_submodule(name, layer.to(weight.device))
+        layer = BinaryLinear.empty(spec, weight.device, weight.dtype)
+        if not weight.is_meta:  # else the block is streamed, and reads them when it is held
+            layer.load_state_dict(parts)
+        block.set_submodule(name, layer)
 
 
 def save_progress(
@@ -44,6 +46,14 @@ def save_progress(
 ) -> None:
     """Make a finished block durable, with both streams after it."""
     state.save(index, block_tensors(block), {"x": streams.x, "x_hat": streams.x_hat}, records)
+    streams.activations.let_go(streams.x, streams.x_hat)
+    _stow_block(state, index, block)
+
+
+def _stow_block(state: ResumeState, index: int, block: nn.Module) -> None:
+    """A streamed block's packed layers need not stay in memory: they are in the state."""
+    names = [(layer, part) for layer, packed in binary_layers(block).items() for part in packed.state_dict()]
+    stow(block, {f"{layer}.{part}": Stored(state.block_file(index), f"{layer}/{part}") for layer, part in names})
 
 
 def restore_progress(state: ResumeState, streams: DualStream) -> int:
@@ -55,7 +65,8 @@ def restore_progress(state: ResumeState, streams: DualStream) -> int:
     saved = state.load()
     if saved is None:
         return 0
-    for block, tensors in zip(streams.blocks, saved.blocks, strict=False):
+    for index, (block, tensors) in enumerate(zip(streams.blocks, saved.blocks, strict=False)):
         install_block(block, tensors)
+        _stow_block(state, index, block)
     streams.restore(saved.streams["x"], saved.streams["x_hat"])
     return saved.blocks_done

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.data.tokens import TokenStream, token_stream
 from binllm.errors import bad_value
 from binllm.evaluation.config import EvaluationConfig
-from binllm.models.loading import check_context
+from binllm.models import check_context, device_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _windows(text: TokenStream, config: EvaluationConfig) -> tuple[int, int]:
 
 def _token_nll(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of every token but a row's first: (rows, length - 1) float32, on the CPU."""
-    ids = ids.to(model.device)
+    ids = ids.to(device_of(model))
     logits = model(input_ids=ids, use_cache=False).logits  # (rows, length, vocabulary)
     rows = zip(logits, ids, strict=True)
     return torch.stack([cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in rows]).cpu()
