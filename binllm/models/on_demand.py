@@ -158,6 +158,11 @@ def read_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def is_streamed(model: nn.Module) -> bool:
+    """Whether some of a model's weights are in memory only while they are needed."""
+    return any(_part_of(module) is not None for module in model.modules())
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model computes."""
     parts = (_part_of(module) for module in model.modules())
