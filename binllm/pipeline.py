@@ -125,7 +125,7 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     device = pick_device(config.device)
     check_kernel(config.kernel.name, device)
     with progress.phase("load"):
-        loaded = load_model(config.model)
+        loaded = load_model(config.model, config.streaming)
         model: PreTrainedModel = to_device(loaded.model, device)
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
@@ -221,7 +221,7 @@ def load_packed(
     Raises:
         BinllmError: As `load_checkpoint`.
     """
-    load = stream_checkpoint if config.model.streaming else load_checkpoint
+    load = stream_checkpoint if config.streaming else load_checkpoint
     device, attention = str(pick_device(config.device)), config.model.attention.value
     return load(checkpoint, dtype, config.kernel.name.value, device, attention)
 

@@ -101,12 +101,12 @@ def load_subject(place: str, config: RunConfig, dtype: Dtype | None) -> Subject:
         torch.set_num_threads(config.threads)
     device, checkpoint = pick_device(config.device), checkpoint_of(place)
     if checkpoint is None:
-        loaded = load_model(config.model if dtype is None else replace(config.model, dtype=dtype))
+        loaded = load_model(config.model if dtype is None else replace(config.model, dtype=dtype), config.streaming)
         model: PreTrainedModel = to_device(loaded.model, device)
         return Subject(model, loaded.tokenizer, origin_of(model, loaded.origin, None))
     kernel, attention = config.kernel.name.value, config.model.attention.value
     chosen = None if dtype is None else getattr(torch, dtype.value)
-    load = stream_checkpoint if config.model.streaming else load_checkpoint
+    load = stream_checkpoint if config.streaming else load_checkpoint
     model, tokenizer = load(checkpoint, chosen, kernel, str(device), attention)
     if tokenizer is None:
         raise BinllmError(f"{checkpoint}: has no tokenizer, so nothing can be measured on text")

@@ -64,8 +64,6 @@ class ModelConfig:
         attention: Attention implementation.
         trust_remote_code: Let a hub repository or folder run its own Python code.
         local_files_only: Never use the network, only what the hub's cache holds.
-        streaming: Read the weights block by block when they are needed, for models larger than memory (hub and folder
-            only); the result is the same to the bit.
     """
 
     name: str = MISSING
@@ -82,7 +80,6 @@ class ModelConfig:
     attention: Attention = Attention.sdpa
     trust_remote_code: bool = False
     local_files_only: bool = False
-    streaming: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields that contradict each other.

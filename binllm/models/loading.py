@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,27 @@ class LoadedModel:
     origin: str
 
 
-def load_model(config: ModelConfig) -> LoadedModel:
+def load_model(config: ModelConfig, streaming: bool = False) -> LoadedModel:
     """Load a causal language model; nothing is written but the cache of converted GGUF files.
 
     A non-null ``model.id`` means the hub, also when the source is gguf or llama2c (see `resolve`).
 
     Args:
         config: Which model, which type; the folder, file or hub id must exist.
+        streaming: Load no weights now: they are read block by block when they are needed (hub and folder only).
 
     Returns:
         The model and its tokenizer.
 
     Raises:
         BinllmError: The place is missing, unreachable, cut, damaged or not a causal language model; a weight is not
-            finite (the tensor is named; with ``model.streaming`` only when it is read); or it cannot be streamed.
+            finite (the tensor is named; with ``streaming`` only when it is read); or it cannot be streamed.
     """
     place = resolve(config)
-    if config.streaming and place.source not in (Source.folder, Source.hub):
-        raise bad_value("model.streaming", True, f"false when the model is read from {place.source.name}")
+    if streaming and place.source not in _STREAMED:
+        raise bad_value("streaming", True, f"false when the model is read from {place.source.name}")
     with quiet(downloads=place.source is Source.hub):
-        model, tokenizer, origin = _READERS[place.source](place, config)
+        model, tokenizer, origin = (_STREAMED if streaming else _READERS)[place.source](place, config)
     _settle(model, getattr(torch, config.dtype.value), place)
     return LoadedModel(model, tokenizer, origin)
 
@@ -110,13 +112,17 @@ def _load_gguf(place: Place, config: ModelConfig) -> tuple[PreTrainedModel, PreT
     return model, tokenizer, f"gguf {file.name} sha256:{file_hash(file)}"
 
 
-def _load_folder(place: Place, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def _load_folder(
+    place: Place, config: ModelConfig, streaming: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     check_folder(Path(place.target), place.key)
-    model, tokenizer = _pretrained(place, config, {"local_files_only": True})
+    model, tokenizer = _pretrained(place, config, {"local_files_only": True}, streaming)
     return model, tokenizer, f"folder {Path(place.target).resolve()}"
 
 
-def _load_hub(place: Place, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def _load_hub(
+    place: Place, config: ModelConfig, streaming: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     where = {"revision": config.revision or "main", "local_files_only": config.local_files_only}
     try:
         head = AutoConfig.from_pretrained(place.target, trust_remote_code=config.trust_remote_code, **where)
@@ -126,16 +132,16 @@ def _load_hub(place: Place, config: ModelConfig) -> tuple[PreTrainedModel, PreTr
             wanted = "a model without Python code of its own, or model.trust_remote_code=true"
         raise bad_value(place.key, place.target, wanted) from error
     check_architecture(head.to_dict(), place.key, place.target)
-    model, tokenizer = _pretrained(place, config, where)
+    model, tokenizer = _pretrained(place, config, where, streaming)
     return model, tokenizer, f"hub {place.target}@{getattr(head, '_commit_hash', None) or where['revision']}"
 
 
 def _pretrained(
-    place: Place, config: ModelConfig, where: dict[str, Any]
+    place: Place, config: ModelConfig, where: dict[str, Any], streaming: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     common = where | {"trust_remote_code": config.trust_remote_code}
     try:
-        model, absent = (_streamed if config.streaming else _whole)(place, config, common)
+        model, absent = (_streamed if streaming else _whole)(place, config, common)
     except Exception as error:  # whatever transformers meets in a user's files is a fault of these files
         wanted = f"a causal language model in safetensors ({one_line(error)})"
         if "trust_remote_code" in str(error):
@@ -203,4 +209,8 @@ _READERS = {
     Source.gguf: _load_gguf,
     Source.folder: _load_folder,
     Source.hub: _load_hub,
+}
+_STREAMED = {
+    Source.folder: partial(_load_folder, streaming=True),
+    Source.hub: partial(_load_hub, streaming=True),
 }

@@ -2,8 +2,8 @@
 
 ``python -m experiments.benchmarks.large FOLDER`` writes a random model of these shapes in float16 (13 GB, sharded as on the
 hub) to FOLDER, quantizes its first two blocks with 8 x 2048 random tokens, each method in a process of its own, writes
-results/benchmarks/large.json and removes the folder. Measured: wall-clock and CPU seconds and peak resident memory, for every block
-and for every layer. The whole model's time is extrapolated from the measured blocks, and says so.
+results/benchmarks/large.json and removes the folder. Measured: wall-clock and CPU seconds of every block, seconds and peak
+resident memory of every layer. The whole model's time is extrapolated from the measured blocks, and says so.
 
 Run it alone on a machine with 20 GB of free disk. ``--quick`` is a check of this script: its model is too small to show
 anything.
@@ -43,7 +43,7 @@ from binllm.tracking.state import ResumeState
 from experiments.benchmarks.cost import write
 
 METHODS = ("paper", "arb_rc")
-SETTINGS = ("model.streaming=true", "calibration.storage=disk", "calibration.batch=1", "diagnostics=none")
+SETTINGS = ("streaming=true", "calibration.storage=disk", "calibration.batch=1", "diagnostics=none")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def measure(folder: Path, method: str, sizes: Sizes, threads: int) -> dict[str, 
     config = configuration(folder, method, sizes, threads)
     plan, blocks = plan_of(config), []
     begun = time.perf_counter()
-    model = load_model(config.model).model
+    model = load_model(config.model, config.streaming).model
     ids = torch.randint(
         sizes.vocabulary, (sizes.sequences, sizes.length), generator=torch.Generator().manual_seed(sizes.layers)
     )

@@ -11,6 +11,7 @@ import torch
 from helpers_command import Preloaded
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
@@ -37,8 +38,8 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
     return folders
 
 
-def config_of(folder: Path, streaming: bool = True) -> ModelConfig:
-    return ModelConfig(name="tiny", source=Source.folder, path=str(folder), streaming=streaming)
+def load(folder: Path, streaming: bool = True) -> PreTrainedModel:
+    return load_model(ModelConfig(name="tiny", source=Source.folder, path=str(folder)), streaming).model
 
 
 def in_memory(module: nn.Module) -> int:
@@ -65,7 +66,7 @@ def test_a_streamed_run_is_the_ordinary_run_bit_for_bit(
     outcomes = []
     for streaming in ("false", "true"):
         results = tmp_path / streaming
-        place = (f"model={sharded[family]}", f"model.streaming={streaming}", f"paths.results={results}")
+        place = (f"model={sharded[family]}", f"streaming={streaming}", f"paths.results={results}")
         done = command(tmp_path, *TINY, *place, *words)
         assert done.code == 0, done.err
         folder = only_run(results)
@@ -76,7 +77,7 @@ def test_a_streamed_run_is_the_ordinary_run_bit_for_bit(
 
 
 def test_a_streamed_run_that_is_killed_goes_on(command: Preloaded, sharded: dict[Family, Path], tmp_path: Path):
-    words = (*TINY, f"model={sharded[Family.opt]}", "model.streaming=true", "calibration.correct_bias=true")
+    words = (*TINY, f"model={sharded[Family.opt]}", "streaming=true", "calibration.correct_bias=true")
     undisturbed = command(tmp_path, *words, "paths.results=undisturbed", hooks={"writes": str(tmp_path / "writes")})
     assert undisturbed.code == 0, undisturbed.err
     half = len((tmp_path / "writes").read_text().splitlines()) // 2
@@ -88,7 +89,7 @@ def test_a_streamed_run_that_is_killed_goes_on(command: Preloaded, sharded: dict
 
 
 def test_only_the_block_that_is_worked_on_is_in_memory(sharded: dict[Family, Path]):
-    model = load_model(config_of(sharded[Family.llama])).model
+    model = load(sharded[Family.llama])
     plan = plan_of(build(compose_run(["solver=closed_form", "calibration.batch=2"])))
     _, blocks = decoder_blocks(model)
     whole = sum(tensor.numel() for tensor in blocks[0].state_dict().values())
@@ -110,7 +111,7 @@ def test_only_the_block_that_is_worked_on_is_in_memory(sharded: dict[Family, Pat
 
 @pytest.mark.parametrize("family", [Family.llama, Family.opt])
 def test_a_streamed_model_computes_what_the_model_in_memory_computes(sharded: dict[Family, Path], family: Family):
-    streamed, whole = (load_model(config_of(sharded[family], streaming)).model for streaming in (True, False))
+    streamed, whole = (load(sharded[family], streaming) for streaming in (True, False))
     with torch.no_grad():
         assert torch.equal(streamed(IDS).logits, whole(IDS).logits)
     assert in_memory(streamed) == 0
@@ -135,18 +136,18 @@ def test_a_missing_tensor_is_named_at_once(sharded: dict[Family, Path], tmp_path
     name = "model.layers.1.mlp.up_proj.weight"
     folder = damaged(sharded[Family.llama], name, None, tmp_path / "model")
     with pytest.raises(BinllmError, match=f"model.path = .*1 tensors are missing.*{name}"):
-        load_model(config_of(folder))
+        load(folder)
 
 
 def test_a_weight_that_is_not_finite_is_named_when_it_is_read(sharded: dict[Family, Path], tmp_path: Path):
     name = "model.layers.1.mlp.up_proj.weight"
     folder = damaged(sharded[Family.llama], name, float("nan"), tmp_path / "model")
-    model = load_model(config_of(folder)).model
+    model = load(folder)
     with pytest.raises(BinllmError, match=f"{folder}.*{name}.*NaN or infinite"), torch.no_grad():
         model(IDS)
 
 
 def test_only_folders_and_the_hub_can_be_streamed():
-    config = ModelConfig(name="tiny", source=Source.random, family=Family.llama, streaming=True)
-    with pytest.raises(BinllmError, match="model.streaming = True: .*false when the model is read from random"):
-        load_model(config)
+    config = ModelConfig(name="tiny", source=Source.random, family=Family.llama)
+    with pytest.raises(BinllmError, match="streaming = True: .*false when the model is read from random"):
+        load_model(config, streaming=True)
