@@ -37,7 +37,7 @@ from binllm.resume import save_progress
 from binllm.schema import RunConfig, build
 from binllm.streams import DualStream
 from binllm.tracking import provenance
-from binllm.tracking.memory import measure_peak, process_peak
+from binllm.tracking.memory import process_peak
 from binllm.tracking.records import LayerRecord
 from binllm.tracking.state import ResumeState
 from experiments.benchmarks.cost import write
@@ -124,43 +124,51 @@ def configuration(folder: Path, method: str, sizes: Sizes, threads: int) -> RunC
     return build(compose_run([f"model={folder}", f"method={method}", f"threads={threads}", *SETTINGS, *tokens]))
 
 
-def measure(folder: Path, method: str, sizes: Sizes, threads: int) -> dict[str, Any]:
-    """Quantize the first blocks as a run does, state after every block included; to be called in a fresh process."""
+class Clock:
+    """Wall-clock and CPU seconds since it was made or last read."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Seconds, and begin anew."""
+        wall, cpu = self._wall, self._cpu
+        self.__init__()
+        return {"seconds": self._wall - wall, "cpu_seconds": self._cpu - cpu}
+
+
+def measure(folder: Path, method: str, sizes: Sizes, threads: int, out: Path) -> None:
+    """Quantize the first blocks as a run does, state after every block included, and write what is known after each.
+
+    To be called in a fresh process, whose peak it reads.
+    """
     torch.set_num_threads(threads)
-    config = configuration(folder, method, sizes, threads)
-    plan, blocks = plan_of(config), []
-    begun = time.perf_counter()
+    config, clock = configuration(folder, method, sizes, threads), Clock()
+    plan = plan_of(config)
     model = load_model(config.model, config.streaming).model
-    ids = torch.randint(
-        sizes.vocabulary, (sizes.sequences, sizes.length), generator=torch.Generator().manual_seed(sizes.layers)
+    source = torch.Generator().manual_seed(sizes.layers)
+    streams = open_streams(
+        model, torch.randint(sizes.vocabulary, (sizes.sequences, sizes.length), generator=source), plan
     )
-    streams = open_streams(model, ids, plan)
     streams.blocks = streams.blocks[: sizes.blocks]
-    opened = time.perf_counter() - begun
+    found: dict[str, Any] = {"method": method, "dtype": config.model.dtype.value, "open": clock.read(), "blocks": []}
     state = ResumeState(folder / "state", folder / "layers.jsonl")
-    clock, cpu = time.perf_counter(), time.process_time()
+
+    def begins(index: int, name: str) -> None:
+        print(f"{time.strftime('%X')} {method}: block {index} {name}, peak {process_peak() / 1e9:.2f} GB", flush=True)
 
     def finished(index: int, block: nn.Module, both: DualStream, records: list[LayerRecord]) -> None:
-        nonlocal clock, cpu
         save_progress(state, index, block, both, records)
-        times = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
-        clock, cpu = time.perf_counter(), time.process_time()
         layers = {one.role: {"seconds": one.seconds, "peak_memory_bytes": one.peak_memory_bytes} for one in records}
-        blocks.append(times | {"fit_seconds": sum(one.seconds for one in records), "layers": layers})
-        print(f"{method}: block {index} {times['seconds']:.0f} s, peak {process_peak() / 1e9:.2f} GB", flush=True)
+        found["blocks"].append(clock.read() | {"fit_seconds": sum(one.seconds for one in records), "layers": layers})
+        found["peak_memory_bytes"] = process_peak()
+        for kind in ("seconds", "cpu_seconds"):
+            mean = sum(one[kind] for one in found["blocks"]) / len(found["blocks"])
+            found[f"{kind}_per_block"] = mean
+            found[f"extrapolated_quantize_{kind}"] = found["open"][kind] + mean * sizes.layers
+        write(found, out)
 
-    with measure_peak():
-        quantize_blocks(streams, plan, Events(block=finished))
-    seconds = sum(block["seconds"] for block in blocks) / len(blocks)
-    return {
-        "method": method,
-        "dtype": config.model.dtype.value,
-        "open_seconds": opened,
-        "blocks": blocks,
-        "peak_memory_bytes": process_peak(),
-        "seconds_per_block": seconds,
-        "extrapolated_quantize_seconds": opened + seconds * sizes.layers,
-    }
+    quantize_blocks(streams, plan, Events(layer=begins, block=finished))
 
 
 def in_a_child(folder: Path, method: str, sizes: Sizes, threads: int) -> dict[str, Any]:
@@ -186,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.job:
         job = options.job
-        write(measure(options.folder, job["method"], Sizes(**job["sizes"]), job["threads"]), options.out)
+        measure(options.folder, job["method"], Sizes(**job["sizes"]), job["threads"], options.out)
         return 0
     sizes = QUICK if options.quick else Sizes()
     sizes = sizes if options.sequences is None else Sizes(**asdict(sizes) | {"sequences": options.sequences})
@@ -198,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.keep:
             shutil.rmtree(options.folder)
     machine = provenance.collect(device="cpu", seeds={"weights": 0}, calibration_hash="random tokens")
-    note = "extrapolated_quantize_seconds is not measured: opening, and the mean of the measured blocks for every block"
+    note = "what is called extrapolated is not measured: opening, and the mean of the measured blocks for every block"
     out = options.out or (None if options.quick else Path("results/benchmarks/large.json"))
     settings = {"sizes": asdict(sizes), "threads": options.threads, "settings": SETTINGS}
     write(settings | {"machine": machine.to_json(), "note": note, "methods": found}, out)
