@@ -5,17 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from binllm.errors import BinllmError
 from binllm.models.config import ModelConfig, Place, Source, resolve
-from binllm.models.families import decoder_blocks, stages
+from binllm.models.families import decoder_blocks, layer_roles, linear_layers, stages
 from binllm.models.folder import one_line
 from binllm.models.gguf import cached_copy
 from binllm.models.loading import load_model
+
+
+class Shape(NamedTuple):
+    """A linear layer: weight (n_out, n_in), and what it does in its block."""
+
+    n_out: int
+    n_in: int
+    role: str
+
+    @property
+    def entries(self) -> int:
+        """Of the weight."""
+        return self.n_out * self.n_in
 
 
 @dataclass(frozen=True)
@@ -24,30 +37,30 @@ class Geometry:
 
     Attributes:
         blocks: Number of decoder blocks.
-        stages: (n_out, n_in) of a block's linear layers, grouped by the input that they share, in order of the data flow.
+        stages: A block's linear layers, grouped by the input that they share, in order of the data flow.
         head: (vocabulary, n_in) of the output layer.
         parameters: Of the whole model, tied ones once.
     """
 
     blocks: int
-    stages: tuple[tuple[tuple[int, int], ...], ...]
+    stages: tuple[tuple[Shape, ...], ...]
     head: tuple[int, int]
     parameters: int
 
     @property
     def hidden(self) -> int:
         """Width of the streams."""
-        return self.stages[0][0][1]
+        return self.stages[0][0].n_in
 
     @property
-    def layers(self) -> list[tuple[int, int]]:
-        """(n_out, n_in) of a block's linear layers."""
+    def layers(self) -> list[Shape]:
+        """A block's linear layers."""
         return [layer for stage in self.stages for layer in stage]
 
     @property
     def block_entries(self) -> int:
         """Weights of a block's linear layers."""
-        return sum(n_out * n_in for n_out, n_in in self.layers)
+        return sum(layer.entries for layer in self.layers)
 
 
 @cache
@@ -92,11 +105,14 @@ def shapes_of(model: PreTrainedModel) -> Geometry:
         BinllmError: It has no decoder blocks, or a layer of unknown role.
     """
     _, blocks = decoder_blocks(model)
-    linears: Any = [[blocks[0].get_submodule(name) for name in stage] for stage in stages(blocks[0])]
+    linears, roles = linear_layers(blocks[0]), layer_roles(blocks[0])
     head: Any = model.get_output_embeddings()
     return Geometry(
         blocks=len(blocks),
-        stages=tuple(tuple((one.out_features, one.in_features) for one in stage) for stage in linears),
+        stages=tuple(
+            tuple(Shape(linears[name].out_features, linears[name].in_features, roles[name].value) for name in stage)
+            for stage in stages(blocks[0])
+        ),
         head=(head.out_features, head.in_features),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
