@@ -65,15 +65,13 @@ def run(composed: Any) -> RunFolder:
     Raises:
         BinllmError: A mistake in the input; nothing half-written is left.
     """
-    config: RunConfig = build(composed)
+    one = identify(composed)
+    config = one.config
     check_zero_shot(config.zero_shot)
-    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    digest = identity(config, resolved)
-    name = run_name(model_name(config), config.objective.name, digest)
-    with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
+    with RunFolder.open(config.paths.results, one.name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         if folder.status() != "done":
             try:
-                _execute(Job(config, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+                _execute(Job(config, folder, RunProgress()), RunRecord(run_id=one.name, config_hash=one.digest))
             except BinllmError:
                 if not (folder.state / "state.json").exists():
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
@@ -82,15 +80,41 @@ def run(composed: Any) -> RunFolder:
         if config.zero_shot.tasks:
             measure_tasks(folder, config)
         if not folder.wandb.exists():
-            export_run(folder, config.tracker, resolved)
+            export_run(folder, config.tracker, one.resolved)
         return folder
 
 
-def identity(config: RunConfig, resolved: dict[str, Any]) -> str:
-    """The hash that names a run: of all that determines its files. A group that is not used leaves no mark."""
+@dataclass(frozen=True)
+class Identity:
+    """Which run a configuration is.
+
+    Attributes:
+        config: As built.
+        resolved: As plain values.
+        digest: Hash of all that determines the run's files. A group that is not used leaves no mark.
+    """
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Of the run folder."""
+        return run_name(model_name(self.config), self.config.objective.name, self.digest)
+
+
+def identify(composed: Any) -> Identity:
+    """Build a composed configuration and name its run.
+
+    Raises:
+        BinllmError: A value is not allowed.
+    """
+    config: RunConfig = build(composed)
+    resolved: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
     unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    return config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused)
+    return Identity(config, resolved, config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused))
 
 
 def model_name(config: RunConfig) -> str:
