@@ -6,6 +6,7 @@ runs on one thread (`one_thread`), and the layers of a wave share the threads th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,3 +61,9 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
             return list(pool.map(call, items))
     finally:
         torch.set_num_threads(threads)
+
+
+def usable_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; CUDA is not started."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(count)] if named is None else named.split(",")[:count]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
@@ -22,11 +23,11 @@ from binllm.evaluation.measure import origin_of, task_measurements, text_measure
 from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.kernels import check_kernel
-from binllm.models import LoadedModel, check_context, decoder_blocks, layer_roles, load_model
+from binllm.models import LoadedModel, check_context, decoder_blocks, layer_roles, load_model, to_device
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.card import Card, Measured, write_card
-from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
+from binllm.packing.checkpoint import load_checkpoint, save_checkpoint, stream_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
 from binllm.registry import version_of
@@ -68,18 +69,16 @@ def run(composed: Any, ranks: Ranks = Ranks()) -> RunFolder:
     Raises:
         BinllmError: A mistake in the input; nothing half-written is left.
     """
-    config: RunConfig = build(composed)
+    one = identify(composed)
+    config = one.config
     check_zero_shot(config.zero_shot)
     check_shares(config, ranks)
-    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    digest = identity(config, resolved)
-    name = run_name(model_name(config), config.objective.name, digest)
-    with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
+    with RunFolder.open(config.paths.results, one.name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
         done = folder.status() == "done"
         ranks.tell(done)
         if not done:
             try:
-                _execute(Job(config, folder, RunProgress(), ranks), RunRecord(run_id=name, config_hash=digest))
+                _execute(Job(config, folder, RunProgress(), ranks), RunRecord(run_id=one.name, config_hash=one.digest))
             except BinllmError:
                 if not (folder.state / "state.json").exists():
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
@@ -88,15 +87,41 @@ def run(composed: Any, ranks: Ranks = Ranks()) -> RunFolder:
         if config.zero_shot.tasks:
             measure_tasks(folder, config)
         if not folder.wandb.exists():
-            export_run(folder, config.tracker, resolved)
+            export_run(folder, config.tracker, one.resolved)
         return folder
 
 
-def identity(config: RunConfig, resolved: dict[str, Any]) -> str:
-    """The hash that names a run: of all that determines its files. A group that is not used leaves no mark."""
+@dataclass(frozen=True)
+class Identity:
+    """Which run a configuration is.
+
+    Attributes:
+        config: As built.
+        resolved: As plain values.
+        digest: Hash of all that determines the run's files. A group that is not used leaves no mark.
+    """
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Of the run folder."""
+        return run_name(model_name(self.config), self.config.objective.name, self.digest)
+
+
+def identify(composed: Any) -> Identity:
+    """Build a composed configuration and name its run.
+
+    Raises:
+        BinllmError: A value is not allowed.
+    """
+    config: RunConfig = build(composed)
+    resolved: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
     unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    return config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused)
+    return Identity(config, resolved, config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused))
 
 
 def model_name(config: RunConfig) -> str:
@@ -131,8 +156,8 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     device = pick_device(config.device)
     check_kernel(config.kernel.name, device)
     with progress.phase("load"):
-        loaded = load_model(config.model)
-        model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
+        loaded = load_model(config.model, config.streaming)
+        model: PreTrainedModel = to_device(loaded.model, device)
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
         check_model(model, config)
@@ -146,8 +171,8 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
         written, dtype = checkpoint_hash(folder.checkpoint), model.dtype
         del loaded, model
     with progress.phase("evaluate"):
-        kernel, attention = config.kernel.name.value, config.model.attention.value
-        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+        kernel = config.kernel.name.value
+        reloaded, _ = load_packed(config, folder.checkpoint, dtype)
         quantized = measure(reloaded, text, job, origin_of(reloaded, written, kernel))
     write_card(folder.checkpoint, card_of(config, full_precision, quantized))
     account = checkpoint_bits(folder.checkpoint)
@@ -184,12 +209,14 @@ def fingerprint_of(loaded: LoadedModel, tokens: CalibrationTokens) -> str:
 
 
 def check_shares(config: RunConfig, ranks: Ranks) -> None:
-    """Refuse diagnostics that look at more calibration sequences than the first process has.
+    """Refuse what several processes cannot share: a streamed model, diagnostics that look at more than the first one has.
 
     Raises:
-        BinllmError: They do, or there are fewer batches than processes.
+        BinllmError: They are asked for, or there are fewer batches than processes.
     """
     share = ranks.shares(config.dataset.sequences, config.calibration.batch)[0].stop
+    if ranks.size > 1 and config.streaming:
+        raise bad_value("streaming", True, "false under torchrun: every process holds the whole model")
     if ranks.size == 1 or not config.diagnostics.metrics:
         return
     if BLOCK_LOSS in config.diagnostics.metrics:
@@ -237,6 +264,24 @@ def quantize_resumably(
         files.join(progress.blocks, job.folder)
 
 
+def load_packed(
+    config: RunConfig, checkpoint: Path, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The packed model of a checkpoint as the configuration wants it, streamed if the model was.
+
+    Args:
+        config: Kernel, device, attention, streaming.
+        checkpoint: Its folder.
+        dtype: Of everything that is not packed; None is the saved model's.
+
+    Raises:
+        BinllmError: As `load_checkpoint`.
+    """
+    load = stream_checkpoint if config.streaming else load_checkpoint
+    device, attention = str(pick_device(config.device)), config.model.attention.value
+    return load(checkpoint, dtype, config.kernel.name.value, device, attention)
+
+
 def measure(model: PreTrainedModel, text: TokenStream, job: Job, origin: Origin) -> PerplexityRecord:
     """Perplexity as the run's record has it; its windows are in a file of their own."""
     found = text_measurement(model, text, job.config.evaluation, origin, job.folder.evaluations, job.progress.step)
@@ -256,12 +301,10 @@ def measure_tasks(folder: RunFolder, config: RunConfig) -> None:
     Raises:
         BinllmError: The checkpoint has no tokenizer, or as `task_measurements`.
     """
-    kernel, attention = config.kernel.name.value, config.model.attention.value
-    device, dtype = pick_device(config.device), getattr(torch, config.model.dtype.value)
-    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+    model, tokenizer = load_packed(config, folder.checkpoint, getattr(torch, config.model.dtype.value))
     if tokenizer is None:
         raise BinllmError(f"{folder.checkpoint}: zero-shot tasks need a tokenizer, and the checkpoint has none")
-    origin = origin_of(model, checkpoint_hash(folder.checkpoint), kernel)
+    origin = origin_of(model, checkpoint_hash(folder.checkpoint), config.kernel.name.value)
     task_measurements(model, tokenizer, config.zero_shot, origin, folder.evaluations)
 
 

@@ -8,6 +8,7 @@ import json
 import torch
 from torch import Tensor, nn
 
+from binllm.models.on_demand import Stored, stow
 from binllm.packing import BinaryLinear, binary_layers, spec_from_dict
 from binllm.streams import DualStream
 from binllm.tracking.records import LayerRecord
@@ -35,9 +36,10 @@ def install_block(block: nn.Module, tensors: dict[str, Tensor]) -> None:
         parts = {k.rpartition("/")[2]: v for k, v in tensors.items() if k.rpartition("/")[0] == name}
         spec = spec_from_dict(json.loads(bytes(parts.pop(SPEC).tolist()).decode()), name)
         weight: Tensor = old.weight  # type: ignore[assignment]
-        layer = BinaryLinear.empty(spec, dtype=weight.dtype)
-        layer.load_state_dict(parts)
-        block.set_submodule(name, layer.to(weight.device))
+        layer = BinaryLinear.empty(spec, weight.device, weight.dtype)
+        if not weight.is_meta:  # else the block is streamed, and reads them when it is held
+            layer.load_state_dict(parts)
+        block.set_submodule(name, layer)
 
 
 def save_progress(
@@ -61,6 +63,14 @@ def save_progress(
     whole = streams.whole()
     if state is not None:
         state.save(index, tensors, whole, records)
+        streams.activations.let_go(streams.x, streams.x_hat)
+        _stow_block(state, index, block)
+
+
+def _stow_block(state: ResumeState, index: int, block: nn.Module) -> None:
+    """A streamed block's packed layers need not stay in memory: they are in the state."""
+    names = [(layer, part) for layer, packed in binary_layers(block).items() for part in packed.state_dict()]
+    stow(block, {f"{layer}.{part}": Stored(state.block_file(index), f"{layer}/{part}") for layer, part in names})
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -82,8 +92,10 @@ def restore_progress(state: ResumeState | None, streams: DualStream) -> int:
     """
     saved, ranks = None if state is None else state.load(), streams.ranks
     done = ranks.tell(0 if saved is None else saved.blocks_done)
-    for index in range(done):
-        install_block(streams.blocks[index], dict(ranks.copy(saved.blocks[index] if saved else {})))
+    for index, block in enumerate(streams.blocks[:done]):
+        install_block(block, dict(ranks.copy(saved.blocks[index] if saved else {})))
+        if state is not None:
+            _stow_block(state, index, block)
     if done:
         streams.restore(**ranks.copy(saved.streams if saved else {}))
     return done

@@ -159,7 +159,9 @@ def _serve() -> None:
     import binllm.cli
     import binllm.explain
     import binllm.help
+    import binllm.jobs
     import binllm.pipeline
+    import binllm.planning
     import binllm.tools  # noqa: F401
 
     torch.set_num_threads(1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from binllm.distributed import Ranks
+from binllm.models.on_demand import device_of
 from binllm.statistics import Moments, TokenWeights
 from binllm.streams.storage import Activations
 
@@ -48,14 +49,16 @@ class DualStream:
         ids = ids[self.shares[ranks.rank]]
         self.blocks = blocks
         self.activations = activations
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.spans = [slice(s, min(s + batch, len(ids))) for s in range(0, len(ids), batch)]
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.x = self._embed(model, blocks[0], ids)
         self.x_hat = self._copy(self.x)
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        return self.activations.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        copy = self.activations.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        self.activations.let_go(tensor, copy)
+        return copy
 
     def _embed(self, model: nn.Module, first: nn.Module, ids: Tensor) -> Tensor:
         """Run the model up to its first block and keep what that block is called with."""
@@ -87,6 +90,7 @@ class DualStream:
         share = self.shares[self.ranks.rank]
         self.x.copy_(x[share])
         self.x_hat.copy_(x_hat[share])
+        self.activations.let_go(self.x, self.x_hat)
 
     def call(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Run a block as the model does; hidden (sequences, length, hidden), as many sequences as a batch of `spans`."""
@@ -115,6 +119,7 @@ class DualStream:
                 if inputs[stage] is None:
                     inputs[stage] = self.activations.empty(len(self.x), *batch.shape[1:], dtype=batch.dtype)
                 inputs[stage][span] = batch.to("cpu")  # type: ignore[index]
+            self.activations.let_go(self.x, *(tensor for tensor in inputs if tensor is not None))
         return [tensor for tensor in inputs if tensor is not None]
 
     @torch.no_grad()
@@ -122,6 +127,7 @@ class DualStream:
         """Run the quantized block on ``x_hat``, which becomes the block's output."""
         for span in self.spans:
             self.x_hat[span] = self.call(block, self.x_hat[span]).to("cpu")
+            self.activations.let_go(self.x_hat)
 
     @torch.no_grad()
     def moments(
@@ -148,6 +154,7 @@ class DualStream:
                 reference = readers[name][span].to(self.device)
                 for moments in found[name].values():
                     moments.add(reference, _by_sequence(caught[stage], span))
+            self.activations.let_go(self.x_hat, *readers.values())
         for moments in (moments for by_weight in found.values() for moments in by_weight.values()):
             moments.add_over(self.ranks)
         return found

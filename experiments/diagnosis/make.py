@@ -10,18 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
 from binllm.figures.making import make_figures
-from binllm.pipeline import identity, model_name
+from binllm.pipeline import identify
 from binllm.report.comparison import read_comparison
 from binllm.report.page import write_page
-from binllm.schema import build
-from binllm.tracking.naming import run_name
 
 JOBS = (
     ("experiment=block_loss",),
@@ -38,10 +33,7 @@ def folder_of(results: Path, overrides: Sequence[str]) -> Path:
     Raises:
         BinllmError: An override is not allowed.
     """
-    composed = compose_run(overrides)
-    config = build(composed)
-    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    return results / run_name(model_name(config), config.objective.name, identity(config, resolved))
+    return results / identify(compose_run(overrides)).name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

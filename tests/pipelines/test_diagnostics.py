@@ -19,7 +19,7 @@ from binllm.diagnostics.block_loss import block_losses
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.series import block_series, summarise
 from binllm.diagnostics.table import to_table
-from binllm.inner_loop import Events, fit_layers, open_streams, quantize_blocks
+from binllm.inner_loop import Events, Measured, fit_layers, open_streams, quantize_blocks
 from binllm.models import Attention, Family, ModelConfig, Source, decoder_blocks, linear_layers, load_model
 from binllm.objectives import OutputAlign, WeightAlign
 from binllm.pipeline import plan_of
@@ -167,7 +167,7 @@ def test_the_block_loss_is_that_of_one_layer_quantized_by_hand():
     moments = Moments(linear.in_features)  # type: ignore[arg-type]
     for x in caught:
         moments.add(x, x)
-    _, _, [packed] = fit_layers([linear], objectives[1], plan.binarization, moments.statistics(), plan)  # type: ignore[list-item]
+    _, _, [packed] = fit_layers([linear], objectives[1], plan.binarization, Measured(moments.statistics()), plan)  # type: ignore[list-item]
     block.set_submodule("self_attn.o_proj", packed)
     y_hat = torch.cat([streams.call(block, streams.x[span]) for span in streams.spans])
     loss = (y - y_hat).square().sum((1, 2)) / y.square().sum((1, 2))
