@@ -44,7 +44,7 @@ def help_text() -> str:
     """Usage, examples, and the options of every group with the first comment of their YAML file."""
     defaults = _defaults()
     groups = [group for group in defaults if (CONF / group).is_dir()]
-    indent = 6 + max(len(file.stem) for file in CONF.glob("*/*.yaml"))
+    indent = 6 + max(len(_option(file)) for file in CONF.rglob("*.yaml"))
     return HEAD + "\n".join(_group(group, defaults[group], indent) for group in groups) + "\n" + TAIL
 
 
@@ -55,17 +55,25 @@ def _defaults() -> dict[str, str | None]:
 
 def _group(group: str, default: str | None, indent: int) -> str:
     lines = [f"  {group}"]
-    for file in sorted((CONF / group).glob("*.yaml")):
-        head = f"  {'*' if file.stem == default else ' '} {file.stem}"
+    for file in sorted((CONF / group).rglob("*.yaml")):
+        head = f"  {'*' if _option(file) == default else ' '} {_option(file)}"
         words = textwrap.wrap(_about(file), WIDTH - indent) or [""]
         lines.append(f"{head:<{indent}}{words[0]}".rstrip())
         lines += [" " * indent + more for more in words[1:]]
     return "\n".join(lines)
 
 
+def _option(file: Path) -> str:
+    """What is chosen, such as ``best`` or ``ablation/amp``."""
+    return "/".join(file.relative_to(CONF).with_suffix("").parts[1:])
+
+
 def _about(file: Path) -> str:
-    """The first comment of an option's file, or the model's id on the hub."""
+    """The claim that an experiment tests, the first comment of an option's file, or the model's id on the hub."""
     text = file.read_text(encoding="utf-8")
+    claim = re.search(r"^# claim: (.*)$", text, flags=re.MULTILINE)
+    if claim:
+        return claim.group(1)
     comment = re.search(r"(?:^# (?!@package).*\n)+", text, flags=re.MULTILINE)
     if comment:
         return " ".join(line.removeprefix("# ").strip() for line in comment.group().splitlines())

@@ -16,15 +16,18 @@ from binllm.schema import GROUPS, RunConfig, build
 
 PATHS = {"model=folder": "model.path=/tmp", "dataset=text": "dataset.path=/tmp/a.txt", "model=hub": "model.id=a/b"}
 FILES = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir()
 }
+KINDS = ("method", "experiment", "protocol", "debug")  # overlays: their options set keys of any group
 # every option of every group is in one of these, so that not each of them costs a composition of its own
-PLAIN = {group: names for group, names in FILES.items() if group not in ("method", "experiment", "debug")}
+PLAIN = {group: names for group, names in FILES.items() if group not in KINDS}
 TOGETHER = [
     [f"{group}={name or PLAIN[group][0]}" for group, name in zip(PLAIN, chosen, strict=True)]
     for chosen in zip_longest(*PLAIN.values())
 ]
-OVERLAYS = [f"{group}={name}" for group in ("method", "experiment", "debug") for name in FILES[group]]
+OVERLAYS = [f"{group}={name}" for group in KINDS for name in FILES[group]]
 
 
 def built(*overrides: str) -> RunConfig:
@@ -41,14 +44,14 @@ def test_every_option_of_every_group_builds(chosen: list[str]):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_method_experiment_and_debug_overlay_builds(overlay: str):
+def test_every_overlay_builds(overlay: str):
     config = built(overlay)
     group, name = overlay.split("=")
     assert group != "method" or config.method == name
     assert all(is_dataclass(getattr(config, group)) for group in GROUPS)
 
 
-@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/**/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_file_of_a_group_takes_its_types_from_a_schema(file: Path):
     content = yaml.safe_load(file.read_text())
     overlay = file.read_text().startswith("# @package _global_")

@@ -18,8 +18,9 @@ def test_every_option_of_every_group_is_listed_once_and_nothing_internal():
         for line in lines[start + 1 :]:
             if not line.startswith("   ") and not line.startswith("  * "):
                 break
-            listed += re.findall(r"^  [ *] (\w+)", line)
-        assert listed == sorted(file.stem for file in folder.glob("*.yaml"))
+            listed += re.findall(r"^  [ *] ([\w/]+)", line)
+        files = sorted(folder.rglob("*.yaml"))
+        assert listed == [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     assert "schema_" not in help_text()
 
 
