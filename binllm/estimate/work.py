@@ -50,7 +50,7 @@ class Work:
     @cached_property
     def streamed(self) -> bool:
         """Whether weights are read block by block."""
-        return getattr(self.config.model, "streaming", False)
+        return self.config.streaming
 
     @cached_property
     def weightings(self) -> int:

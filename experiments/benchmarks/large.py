@@ -3,7 +3,8 @@
 ``python -m experiments.benchmarks.large FOLDER`` writes a random model of these shapes in float16 (13 GB, sharded as on the
 hub) to FOLDER, quantizes its first two blocks with 8 x 2048 random tokens, each method in a process of its own, writes
 results/benchmarks/large.json and removes the folder. Measured: wall-clock and CPU seconds of every block, seconds and peak
-resident memory of every layer. The whole model's time is extrapolated from the measured blocks, and says so.
+resident memory of every layer, beside the estimates of `plan`. The whole model's time is extrapolated from the measured
+blocks, and says so.
 
 Run it alone on a machine with 20 GB of free disk. ``--quick`` is a check of this script: its model is too small to show
 anything.
@@ -28,8 +29,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from binllm.configuration import compose_run
+from binllm.estimate import estimate
 from binllm.inner_loop import Events, open_streams, quantize_blocks
 from binllm.models import load_model
+from binllm.models.geometry import geometry_of
 from binllm.models.llama2c import load_llama2c_tokenizer
 from binllm.models.loading import TINY_TOKENIZER
 from binllm.pipeline import plan_of
@@ -125,16 +128,15 @@ def configuration(folder: Path, method: str, sizes: Sizes, threads: int) -> RunC
 
 
 class Clock:
-    """Wall-clock and CPU seconds since it was made or last read."""
+    """Wall-clock and CPU seconds between two readings."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._last = (time.perf_counter(), time.process_time())
 
     def read(self) -> dict[str, float]:
-        """Seconds, and begin anew."""
-        wall, cpu = self._wall, self._cpu
-        self.__init__()
-        return {"seconds": self._wall - wall, "cpu_seconds": self._cpu - cpu}
+        """Seconds since it was made or last read."""
+        (wall, cpu), self._last = self._last, (time.perf_counter(), time.process_time())
+        return {"seconds": self._last[0] - wall, "cpu_seconds": self._last[1] - cpu}
 
 
 def measure(folder: Path, method: str, sizes: Sizes, threads: int, out: Path) -> None:
@@ -152,6 +154,9 @@ def measure(folder: Path, method: str, sizes: Sizes, threads: int, out: Path) ->
     )
     streams.blocks = streams.blocks[: sizes.blocks]
     found: dict[str, Any] = {"method": method, "dtype": config.model.dtype.value, "open": clock.read(), "blocks": []}
+    cost = estimate(config, geometry_of(config.model), windows=1)
+    expected = cost.seconds_by_phase["quantize"] / sizes.layers
+    found["estimated"] = {"seconds_per_block": expected, "peak_memory_bytes": cost.bytes_by_phase["quantize"]}
     state = ResumeState(folder / "state", folder / "layers.jsonl")
 
     def begins(index: int, name: str) -> None:
