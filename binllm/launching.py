@@ -97,7 +97,7 @@ class CommandLine:
 
 
 @contextmanager
-def command_line(arguments: Sequence[str]) -> Iterator[CommandLine]:
+def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
     """Hand a command line to Hydra, whose state belongs to the process: one at a time.
 
     Args:
