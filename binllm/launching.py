@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from binllm.configuration import CONF, rewrite
 from binllm.errors import bad_value
 from binllm.launchers import check_installed, publish_launchers
-from binllm.registry import plugin_files
+from binllm.registry import PLUGINS
 
 SHOWS = ("cfg", "info", "hydra_help", "shell_completion", "experimental_rerun")  # options that start no job of ours
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -134,6 +134,7 @@ def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
 
 def _share_plugins(scratch: Path) -> None:
     """Let other processes import the user's plugins by the names that they have here."""
-    for name, file in plugin_files().items():
-        (scratch / f"{name}.py").symlink_to(file.resolve())
+    for name, file in PLUGINS.items():
+        (scratch / f"{name}.py").symlink_to(file)
+    if PLUGINS:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(scratch), os.environ.get("PYTHONPATH")]))

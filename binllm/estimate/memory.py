@@ -12,8 +12,8 @@ from binllm.models.geometry import Shape
 from binllm.streams import Storage
 
 FLOAT64, FLOAT32 = 8, 4
-PROCESS = 0.4e9  # interpreter, torch, transformers
-PER_WORD = 4e3  # of the vocabulary: the tokenizer, and texts
+PROCESS = 0.55e9  # interpreter, torch, transformers
+PER_WORD = 1e3  # of the vocabulary: the tokenizer, and texts
 KEPT = 0.2e9  # what the C library keeps of freed memory at most, while blocks are quantized; not more than the weights
 # Copies that live at the same time.
 LOADED = 2.0  # of the weights while they are read

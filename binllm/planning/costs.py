@@ -22,14 +22,13 @@ from binllm.estimate import estimate
 from binllm.models.geometry import geometry_of
 from binllm.pipeline import Identity, pick_device
 from binllm.schema import RunConfig
-from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.provenance import cpu_model, device_name
 from binllm.tracking.runs import Run, read_run
 from binllm.tracking.settings import flatten
 
 CHARACTERS_PER_TOKEN = 4.2  # of English text, to tell the number of windows of a whole text
 BY_BLOCK = ("quantize", "diagnostics")  # phases of which a resumed run does not repeat finished blocks
-NO_COST = (*LEAVE_OUT, "method", "seed")  # keys and groups that two runs of one cost may differ in
+NO_COST = ("paths", "tracker", "plugins", "zero_shot", "method", "seed")  # what two runs of one cost may differ in
 
 
 @dataclass(frozen=True)
