@@ -109,7 +109,8 @@ def test_jobs_in_other_processes_give_the_same_runs_and_one_exit_code(
     broken, run = runs(tmp_path / "results")
     assert record(broken)["error"] == "RuntimeError: broken on purpose"
     assert run.path.name in undisturbed
-    assert checkpoint_bytes(run) == undisturbed[run.path.name]
+    made, wanted = checkpoint_bytes(run), undisturbed[run.path.name]
+    assert {name for name in made if made[name] != wanted[name]} <= {"README.md"}, "which names the command"
     assert f"{record(run)['results']['quantized']['perplexity']:,.2f}" in done.out
     assert f"run folder: {run.path}" in done.out
     told = [line for line in done.err.splitlines() if line.startswith("binllm: ")]
