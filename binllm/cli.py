@@ -34,11 +34,11 @@ def main() -> None:
 def _start(arguments: Sequence[str]) -> int:
     """Hand the command line to Hydra; returns the exit code. Imports are here because they take seconds."""
     from binllm.explain import COMPOSITION_ERRORS, explain
-    from binllm.launching import SHOWS, command_line
+    from binllm.launching import SHOWS, parsed
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here unwrapped instead of as Hydra's own report
     try:
-        with command_line(arguments) as said:
+        with parsed(arguments) as said:
             if any(getattr(said.options, name) for name in SHOWS):
                 return _show(arguments)
             return _run_jobs(said)

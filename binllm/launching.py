@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,9 +24,9 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from binllm.configuration import CONF, rewrite
-from binllm.errors import bad_value
+from binllm.errors import BinllmError, bad_value
 from binllm.launchers import check_installed, publish_launchers
-from binllm.registry import plugin_files
+from binllm.registry import PLUGINS
 
 SHOWS = ("cfg", "info", "hydra_help", "shell_completion", "experimental_rerun")  # options that start no job of ours
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -97,7 +97,7 @@ class CommandLine:
 
 
 @contextmanager
-def command_line(arguments: Sequence[str]) -> Iterator[CommandLine]:
+def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
     """Hand a command line to Hydra, whose state belongs to the process: one at a time.
 
     Args:
@@ -107,12 +107,13 @@ def command_line(arguments: Sequence[str]) -> Iterator[CommandLine]:
         The command line; its scratch folder ends with it.
 
     Raises:
-        BinllmError: A plugin does not import, a local path does not exist, or the launcher is not installed.
+        BinllmError: An option is unknown, a plugin does not import, a local path does not exist, or the launcher is not
+            installed.
     """
     import binllm.schema  # noqa: F401  (publishes the typed root)
 
     version.setbase("1.3")
-    options = get_args_parser().parse_args(rewrite(arguments))
+    options = _parser().parse_intermixed_args(rewrite(arguments))
     search_path = create_config_search_path(options.config_path or str(CONF))
     if options.config_dir:
         own = f"file://{Path(options.config_dir).absolute()}"
@@ -132,8 +133,20 @@ def command_line(arguments: Sequence[str]) -> Iterator[CommandLine]:
             GlobalHydra.instance().clear()
 
 
+def _parser() -> ArgumentParser:
+    """Hydra's, with errors of one line."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise BinllmError(f"{message}; see binllm --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
 def _share_plugins(scratch: Path) -> None:
     """Let other processes import the user's plugins by the names that they have here."""
-    for name, file in plugin_files().items():
-        (scratch / f"{name}.py").symlink_to(file.resolve())
+    for name, file in PLUGINS.items():
+        (scratch / f"{name}.py").symlink_to(file)
+    if PLUGINS:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(scratch), os.environ.get("PYTHONPATH")]))

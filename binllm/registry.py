@@ -22,7 +22,7 @@ from binllm.errors import BinllmError, bad_value
 T = TypeVar("T", bound=type)
 
 REGISTRY: dict[str, dict[str, type]] = {}
-PLUGIN = "plugin_"  # names of modules that are user's files begin so
+PLUGINS: dict[str, Path] = {}  # files of imported plugins by the names of their modules
 
 
 def structured(cls: type) -> Any:
@@ -108,7 +108,7 @@ def load_plugin(path: str) -> None:
     file = Path(path).expanduser()
     if not file.is_file():
         raise bad_value("plugins", path, "an existing .py file")
-    name = f"{PLUGIN}{file.stem}"
+    name = f"plugin_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise bad_value("plugins", path, "an importable .py file")
@@ -120,9 +120,4 @@ def load_plugin(path: str) -> None:
         raise
     except Exception as error:
         raise BinllmError(f"plugins = {path}: the file does not import ({type(error).__name__}: {error})") from error
-
-
-def plugin_files() -> dict[str, Path]:
-    """The imported plugins: file by name of the module."""
-    names = [name for name in sys.modules if name.startswith(PLUGIN)]
-    return {name: Path(inspect.getfile(sys.modules[name])) for name in names}
+    PLUGINS[name] = file.resolve()

@@ -12,8 +12,9 @@ from binllm.models.geometry import Shape
 from binllm.streams import Storage
 
 FLOAT64, FLOAT32 = 8, 4
-PROCESS = 0.6e9  # interpreter, torch, transformers, tokenizer, texts
-KEPT = 0.2e9  # what the C library keeps of freed memory while blocks are quantized
+PROCESS = 0.55e9  # interpreter, torch, transformers
+PER_WORD = 1e3  # of the vocabulary: the tokenizer, and texts
+KEPT = 0.2e9  # what the C library keeps of freed memory at most, while blocks are quantized; not more than the weights
 # Copies that live at the same time.
 LOADED = 2.0  # of the weights while they are read
 LOGITS = 2.0  # of one forward pass, in float32
@@ -27,12 +28,13 @@ RECTANGLES_AMP = 1  # more under AMP: W C
 def bytes_by_phase(work: Work) -> dict[str, float]:
     """Highest resident memory of the phases that may be the dearest."""
     weights, evaluation = work.size * _resident(work), work.config.evaluation
+    process, kept = PROCESS + PER_WORD * work.geometry.head[0], min(KEPT, weights)
     logits = evaluation.batch * evaluation.window * work.geometry.head[0] * (work.size + LOGITS * FLOAT32)
     return {
-        "load": PROCESS + (0.0 if work.streamed else LOADED * weights),
-        "full_precision": PROCESS + weights + logits,
-        "quantize": PROCESS + KEPT + weights + _activations(work) + max(_wave(work, wave) for wave in work.waves),
-        "evaluate": PROCESS + KEPT + weights + logits,
+        "load": process + (0.0 if work.streamed else LOADED * weights),
+        "full_precision": process + weights + logits,
+        "quantize": process + kept + weights + _activations(work) + max(_wave(work, wave) for wave in work.waves),
+        "evaluate": process + kept + weights + logits,
     }
 
 

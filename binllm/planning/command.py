@@ -14,7 +14,7 @@ from rich.table import Table
 
 from binllm.errors import BinllmError, bad_value
 from binllm.explain import COMPOSITION_ERRORS, explain
-from binllm.launching import CommandLine, command_line
+from binllm.launching import CommandLine, parsed
 from binllm.models.geometry import geometry_of
 from binllm.pipeline import Identity, identify
 from binllm.planning.costs import UNKNOWN, Cost, Costs
@@ -71,7 +71,7 @@ def plan(arguments: Sequence[str], console: Console | None = None) -> list[Plann
             raise bad_value("OVERRIDES", argument, "-m and overrides, as binllm takes them")
     kept = [one for one in arguments if not one.startswith(("hydra/launcher=", "hydra.launcher."))]
     try:
-        with command_line([*kept, "hydra/launcher=basic"]) as said:
+        with parsed([*kept, "hydra/launcher=basic"]) as said:
             jobs = list(_jobs(said))
     except COMPOSITION_ERRORS as error:
         raise BinllmError(explain(error)) from error
@@ -98,7 +98,7 @@ def _jobs(said: CommandLine) -> Iterator[Planned]:
             costs[results] = Costs(results)
         found = Found(State.repeated) if (results, one.name) in seen else look_up(results, one.name)
         seen.add((results, one.name))
-        yield Planned(label, one.name, found, _blocks(one), costs[results].of(one.config, one.resolved))
+        yield Planned(label, one.name, found, _blocks(one), costs[results].of(one))
 
 
 def _blocks(one: Identity) -> int | None:

@@ -20,16 +20,15 @@ from binllm.data.corpora import load_documents
 from binllm.errors import BinllmError
 from binllm.estimate import estimate
 from binllm.models.geometry import geometry_of
-from binllm.pipeline import pick_device
+from binllm.pipeline import Identity, pick_device
 from binllm.schema import RunConfig
-from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.provenance import cpu_model, device_name
 from binllm.tracking.runs import Run, read_run
 from binllm.tracking.settings import flatten
 
 CHARACTERS_PER_TOKEN = 4.2  # of English text, to tell the number of windows of a whole text
 BY_BLOCK = ("quantize", "diagnostics")  # phases of which a resumed run does not repeat finished blocks
-NO_COST = (*LEAVE_OUT, "method", "seed")  # keys and groups that two runs of one cost may differ in
+NO_COST = ("paths", "tracker", "plugins", "zero_shot", "method", "seed")  # what two runs of one cost may differ in
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Costs:
     """
 
     def __init__(self, results: Path):
-        self._measured: dict[str, list[Run]] = defaultdict(list)
+        self._runs: dict[str, Run] = {}
+        self._alike: dict[str, list[Run]] = defaultdict(list)
         for folder in sorted(path.parent for path in results.glob("*/run.json")):
             try:
                 run = read_run(folder)
@@ -72,19 +72,17 @@ class Costs:
                 continue  # of another version; it cannot say what it took
             if run is not None and run.record.seconds:
                 machine = (run.provenance.device, run.provenance.cpu, run.provenance.threads)
-                self._measured[_key(run.settings, machine)].append(run)
+                self._runs[folder.name] = run
+                self._alike[_key(run.settings, machine)].append(run)
 
-    def of(self, config: RunConfig, resolved: Mapping[str, Any]) -> Cost:
-        """What a run costs.
-
-        Args:
-            config: The built configuration.
-            resolved: The same as plain values.
-        """
-        as_written = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(dict(resolved))))  # as in a run folder
+    def of(self, one: Identity) -> Cost:
+        """What a run costs: itself where it is complete, else the mean of those that differ in the seed."""
+        config = one.config
+        as_written = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(one.resolved)))  # as in a run folder
         threads = config.threads or torch.get_num_threads()
         machine = (device_name(pick_device(config.device)), cpu_model(), threads)
-        runs = self._measured.get(_key(flatten(as_written), machine), [])
+        alike = self._alike.get(_key(flatten(as_written), machine), [])
+        runs = [self._runs[one.name]] if one.name in self._runs else alike
         if runs:
             phases = sorted({phase for run in runs for phase in run.record.seconds})
             seconds = {phase: fmean(run.record.seconds.get(phase, 0.0) for run in runs) for phase in phases}
@@ -94,8 +92,8 @@ class Costs:
 
 
 def _key(settings: Mapping[str, Any], machine: tuple[Any, ...]) -> str:
-    kept = {key: str(value) for key, value in settings.items() if key not in NO_COST}
-    kept = {key: value for key, value in kept.items() if key.split(".")[0] not in NO_COST}
+    left_out = NO_COST if settings.get("diagnostics.metrics") else (*NO_COST, "diagnostics")
+    kept = {key: str(value) for key, value in settings.items() if key.split(".")[0] not in left_out}
     return json.dumps([kept, machine], sort_keys=True)
 
 

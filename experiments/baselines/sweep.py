@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from binllm.configuration import compose_run
 from binllm.errors import bad_value
-from binllm.launching import command_line
+from binllm.launching import parsed
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.records import RunStatus
@@ -115,7 +115,7 @@ def combinations() -> tuple[Combination, ...]:
     """All jobs of the sweeps, each once, in order of the overlays."""
     found: dict[tuple[str, ...], Combination] = {}
     for experiment in EXPERIMENTS:
-        with command_line([f"experiment={experiment}"]) as said:
+        with parsed([f"experiment={experiment}"]) as said:
             jobs = [dict(word.split("=", 1) for word in job) for job in said.jobs()]
         for job in jobs:
             method, asymmetric, seed = chosen = tuple(job.get(key, usual) for key, usual in SWEPT.items())

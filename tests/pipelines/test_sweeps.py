@@ -14,6 +14,20 @@ from binllm.errors import BinllmError
 from binllm.tracking.folder import RunPaths
 from pipelines.runs import TINY, checkpoint_bytes, record, runs
 
+BROKEN = """
+from dataclasses import dataclass
+from binllm.objectives import WeightAlign
+from binllm.registry import register
+
+
+@register("objective", "broken")
+@dataclass(frozen=True)
+class Broken(WeightAlign):
+    name: str = "broken"
+
+    def quadratic(self, weight, statistics):
+        raise RuntimeError("broken on purpose")
+"""
 SEEDS = ("-m", *TINY, "seed=0,1,2")
 
 
@@ -87,18 +101,23 @@ def test_jobs_in_other_processes_give_the_same_runs_and_one_exit_code(
     command: Preloaded, tmp_path: Path, launcher: str, undisturbed: dict[str, dict[str, bytes]]
 ):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    done = command(tmp_path, "-m", *TINY, "seed=1,-1", f"hydra/launcher={launcher}")
-    assert done.code == 2, (done.out, done.err)
-    (run,) = runs(tmp_path / "results")
-    assert checkpoint_bytes(run) == undisturbed[run.path.name]
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(BROKEN)
+    words = ("-m", *TINY, f"plugins=[{plugin}]", "objective=broken,interpolated", f"hydra/launcher={launcher}")
+    done = command(tmp_path, *words)
+    assert done.code == 1, (done.out, done.err)
+    broken, run = runs(tmp_path / "results")
+    assert record(broken)["error"] == "RuntimeError: broken on purpose"
+    assert run.path.name in undisturbed
+    made, wanted = checkpoint_bytes(run), undisturbed[run.path.name]
+    assert {name for name in made if made[name] != wanted[name]} <= {"README.md"}, "which names the command"
+    assert f"{record(run)['results']['quantized']['perplexity']:,.2f}" in done.out
     assert f"run folder: {run.path}" in done.out
-    perplexity = record(run)["results"]["quantized"]["perplexity"]
-    assert f"{perplexity:,.2f}" in done.out
-    errors = [line for line in done.err.splitlines() if line.startswith("binllm: ")]
-    assert len(errors) == 2
-    assert errors[0].endswith("seed = -1: allowed is a whole number of at least 0")
-    assert errors[1] == "binllm: 1 of 2 runs failed"
-    assert {entry.name for entry in tmp_path.iterdir()} == {"results"}
+    told = [line for line in done.err.splitlines() if line.startswith("binllm: ")]
+    assert len(told) == 2
+    assert "objective=broken" in told[0] and told[0].endswith("stopped by the error above, a fault of the program")
+    assert told[1] == "binllm: 1 of 2 runs failed"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"results", "broken.py"}
 
 
 def test_every_process_of_a_sweep_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

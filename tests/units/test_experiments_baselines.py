@@ -17,7 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from binllm.configuration import CONF, compose_run
-from binllm.launching import command_line
+from binllm.launching import parsed
 from binllm.schema import build
 from binllm.tracking.records import RunStatus
 from experiments.baselines.methods import ASYMMETRIC, METHODS
@@ -86,7 +86,7 @@ def test_every_job_of_a_sweep_is_its_preset(experiment: str, monkeypatch: pytest
 
     monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda *_: None)  # would compose each job once more
     monkeypatch.chdir(tmp_path)
-    with command_line([f"experiment={experiment}"]) as said:
+    with parsed([f"experiment={experiment}"]) as said:
         said.launch(look)
     assert len(jobs) == len(set(jobs))
     expected = [(one.method, one.asymmetric, one.seed) for one in combinations() if one.experiment == experiment]
