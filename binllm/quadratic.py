@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+PANEL = 128  # rows of a weight whose values are found at once, so that nothing of its size is made
+
 
 class AmpRule(Enum):
     """Which proposals of an update attention matrix preservation (AMP) lets through; see `binllm.solvers.amp`."""
@@ -40,10 +42,13 @@ class Quadratic:
 
     def rows(self, weight_hat: Tensor) -> Tensor:
         """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
-        w = weight_hat.to(self.linear.dtype)
-        image = self.apply(w)
-        error = image.sub(self.linear, alpha=2) if self.identity else image.sub_(self.linear, alpha=2)
-        return error.mul_(w).sum(1)
+        found = []
+        for rows, linear in zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True):
+            w = rows.to(linear.dtype)
+            image = self.apply(w)
+            error = image.sub(linear, alpha=2) if self.identity else image.sub_(linear, alpha=2)
+            found.append(error.mul_(w).sum(1))
+        return torch.cat(found)
 
     def apply(self, rows: Tensor) -> Tensor:
         """``rows A`` (m, n_in)."""
