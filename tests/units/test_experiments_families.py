@@ -1,7 +1,8 @@
-"""A LLaMA model in Phi-3's architecture is the same function."""
+"""A LLaMA model in Phi-3's architecture is the same function; twins are alike but for their norms, and studied once."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from binllm.errors import BinllmError
 from binllm.models import Attention, Family, ModelConfig, Source, load_model
 from binllm.models.random import random_model
-from experiments.families import fused, phi3
+from experiments.families import fused, layernorm, phi3, twins
 from experiments.families.twins import NORMS, WINDOW, twin
 
 IDS = torch.arange(24).view(2, 12) * 7 % 512
@@ -62,3 +63,24 @@ def test_twins_differ_in_their_norms_alone() -> None:
     ids = torch.arange(WINDOW)[None] % 512
     logits = [model(ids).logits for model in models.values()]
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
+
+
+def test_the_study_of_twins_goes_on_and_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (twins, "WIDTH", 32), (twins, "BLOCKS", 1), (layernorm, "ROWS", 2), (layernorm, "LENGTH", 130),
+        (layernorm, "STEPS", 2), (layernorm, "DRAWS", 2), (layernorm, "OBJECTIVES", ("weight_align", "output_align")),
+        (layernorm, "SETTINGS", (*layernorm.SETTINGS, "solver=closed_form", "evaluation.windows=2")),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    command, file = ["--seeds", "7", "--out", str(tmp_path)], tmp_path / "layernorm.json"
+    assert layernorm.main(command) == 0
+    whole = json.loads(file.read_text())
+    assert len(whole["twins"]) == 2 and len(whole["runs"]) == 2 * 2 * 2
+    table = (tmp_path / "layernorm.md").read_text()
+    gains = [layernorm.gain(whole, norm, 7, "output_align") for norm in NORMS]
+    assert f"| {gains[0]:+.3f} | {gains[1]:+.3f} | {gains[0] - gains[1]:+.3f} |" in table
+    kept = {**whole, "runs": whole["runs"][:3]}
+    file.write_text(json.dumps(kept))
+    monkeypatch.setattr(layernorm, "train", None)  # the twins are there
+    assert layernorm.main(command) == 0
+    assert json.loads(file.read_text()) == whole
