@@ -65,20 +65,34 @@ def test_twins_differ_in_their_norms_alone() -> None:
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
 
 
+def test_a_layernorm_model_reexpressed_with_rmsnorm_is_the_same_function() -> None:
+    model = twin("layernorm", seed=2).double().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # trained ones have biases, and weights that are not 1
+        if parameter.dim() == 1:
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    other = twins.reexpressed(model)
+    assert not any(isinstance(module, nn.LayerNorm) for module in other.modules())
+    ids = torch.arange(WINDOW)[None] * 5 % 512
+    torch.testing.assert_close(other(ids).logits, model(ids).logits, rtol=0, atol=1e-10)
+
+
 def test_the_study_of_twins_goes_on_and_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (twins, "WIDTH", 32), (twins, "BLOCKS", 1), (layernorm, "ROWS", 2), (layernorm, "LENGTH", 130),
-        (layernorm, "STEPS", 2), (layernorm, "DRAWS", 2), (layernorm, "OBJECTIVES", ("weight_align", "output_align")),
-        (layernorm, "SETTINGS", (*layernorm.SETTINGS, "solver=closed_form", "evaluation.windows=2")),
+        (layernorm, "STEPS", 2), (layernorm, "DRAWS", 1), (layernorm, "OBJECTIVES", ("weight_align", "output_align")),
+        (layernorm, "SETTINGS", (*layernorm.SETTINGS, "solver=closed_form", "evaluation.windows=2", "dataset.sequences=4")),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     command, file = ["--seeds", "7", "--out", str(tmp_path)], tmp_path / "layernorm.json"
     assert layernorm.main(command) == 0
     whole = json.loads(file.read_text())
-    assert len(whole["twins"]) == 2 and len(whole["runs"]) == 2 * 2 * 2
+    assert len(whole["twins"]) == 3 and len(whole["runs"]) == 3 * 2
+    same = [row["perplexity"] for row in whole["twins"] if row["form"] != "rmsnorm"]
+    assert same[0] == pytest.approx(same[1], rel=1e-5)
     table = (tmp_path / "layernorm.md").read_text()
-    gains = [layernorm.gain(whole, norm, 7, "output_align") for norm in NORMS]
-    assert f"| {gains[0]:+.3f} | {gains[1]:+.3f} | {gains[0] - gains[1]:+.3f} |" in table
+    gains = [layernorm.gain(whole, form, 7, "output_align") for form in layernorm.FORMS]
+    assert f"| {gains[2]:+.4f} | {gains[0] - gains[1]:+.4f} | {gains[0] - gains[2]:+.4f} |" in table
     kept = {**whole, "runs": whole["runs"][:3]}
     file.write_text(json.dumps(kept))
     monkeypatch.setattr(layernorm, "train", None)  # the twins are there
