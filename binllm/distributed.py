@@ -117,7 +117,7 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("gloo", timeout=WAIT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())

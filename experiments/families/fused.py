@@ -11,13 +11,15 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
-from binllm.models import decoder_blocks, load_model
+from binllm.models import load_model
 from binllm.packing import BinaryLinear
 from binllm.packing.checkpoint import load_checkpoint
 from binllm.quadratic import relative_error
@@ -28,11 +30,12 @@ from experiments.families.phi3 import FUSED
 PARTS = [part for parts in FUSED.values() for part in parts]
 
 
-def weights(model: nn.Module) -> list[Mapping[str, Tensor]]:
+def weights(model: PreTrainedModel) -> list[Mapping[str, Tensor]]:
     """The parts of every block of a LLaMA or Phi-3 model by LLaMA's names, packed or not."""
-    heads = model.config.num_attention_heads, *[model.config.num_key_value_heads] * 2  # type: ignore[union-attr]
+    config: Any = model.config
+    heads: tuple[int, ...] = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
     result: list[Mapping[str, Tensor]] = []
-    for block in decoder_blocks(model)[1]:
+    for block in model.get_submodule("model.layers").children():  # also where nothing in them is an nn.Linear
         modules = dict(block.named_modules())
         found = {name: _dense(modules[name]) for name in PARTS if name in modules}
         for (whole, parts), shares in zip(FUSED.items(), (heads, (1, 1)), strict=True):
@@ -48,7 +51,7 @@ def _dense(layer: nn.Module) -> Tensor:
     return layer.dense_weight(torch.float64) if isinstance(layer, BinaryLinear) else layer.weight.double()  # type: ignore[operator,union-attr]
 
 
-def table(original: nn.Module, separate: nn.Module, fused: nn.Module) -> str:
+def table(original: PreTrainedModel, separate: PreTrainedModel, fused: PreTrainedModel) -> str:
     """Mean errors over blocks in Markdown, the three models of equal weights."""
     wanted, *others = (weights(model) for model in (original, separate, fused))
     lines = []

@@ -53,8 +53,8 @@ def as_phi3(model: PreTrainedModel) -> Phi3ForCausalLM:
         raise bad_value("model", "biases in its linear layers", "none, as in Phi-3")
     if config.head_dim != config.hidden_size // config.num_attention_heads:
         raise bad_value("model", f"heads of width {config.head_dim}", "hidden size / heads, as in Phi-3")
-    if config.rope_parameters["rope_type"] != "default":
-        raise bad_value("model", f"rotary embeddings of type {config.rope_parameters['rope_type']}", "default")
+    if (kind := (config.rope_parameters or {}).get("rope_type")) != "default":
+        raise bad_value("model", f"rotary embeddings of type {kind}", "default")
     # A sliding window or the default padding token 32000 would not be the model's own.
     shape = {name: getattr(config, name) for name in KEPT}
     made = Phi3Config(**shape, sliding_window=None, original_max_position_embeddings=config.max_position_embeddings)

@@ -1,23 +1,29 @@
-"""Twins: a small OPT model, and the same with RMSNorm in the place of LayerNorm, trained alike.
+"""Twins: a small OPT model, the same with RMSNorm in the place of LayerNorm, trained alike, and the first one re-expressed.
 
-Both begin with the same weights and see the same batches: text that stories260K tells, and its next-token distribution as
-the target, which says more per token than the token alone. All randomness is of generators seeded here.
+The trained ones begin with the same weights and see the same batches: text that stories260K tells, and its next-token
+distribution as the target, which says more per token than the token alone. All randomness is of generators seeded here.
+
+The re-expressed twin is the same function as the first one, with RMSNorm: LayerNorm is RMSNorm of ``x - mean(x)``, and if
+everything that is added to the residual stream has mean zero over its features, there is no mean to take off. The two differ
+only in what they make of errors, of which LayerNorm removes the mean.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
-NORMS = ("layernorm", "rmsnorm")
+NORMS = ("layernorm", "rmsnorm")  # that are trained
 WINDOW = 128  # tokens of a training sequence, and of the windows that are measured
 WIDTH, BLOCKS, HEADS = 128, 4, 4
-BATCH, RATE, WARMUP = 16, 3e-3, 30  # sequences a step, highest learning rate, steps until it is reached
+BATCH, RATE, WARMUP = 4, 3e-3, 100  # sequences a step, highest learning rate, steps until it is reached
 BOS = 1
 
 
@@ -28,8 +34,8 @@ def twin(norm: str, seed: int) -> OPTForCausalLM:
         norm: ``layernorm``: OPT as it is. ``rmsnorm``: every LayerNorm replaced; its bias goes, nothing else changes.
         seed: Of the weights: those of twins are equal.
     """
-    shape = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "ffn_dim": 4 * WIDTH, "num_hidden_layers": BLOCKS}
-    tokens = {"vocab_size": 512, "bos_token_id": BOS, "eos_token_id": 2, "pad_token_id": 0}
+    shape: Any = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "ffn_dim": 4 * WIDTH, "num_hidden_layers": BLOCKS}
+    tokens: Any = {"vocab_size": 512, "bos_token_id": BOS, "eos_token_id": 2, "pad_token_id": 0}
     config = OPTConfig(**shape, **tokens, num_attention_heads=HEADS, max_position_embeddings=WINDOW, dropout=0.0)
     with torch.random.fork_rng(devices=[]):  # what the constructor draws is replaced below
         model = OPTForCausalLM(config)
@@ -43,8 +49,39 @@ def twin(norm: str, seed: int) -> OPTForCausalLM:
     if norm == "rmsnorm":
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.LayerNorm):
-                model.set_submodule(name, nn.RMSNorm(module.normalized_shape, eps=module.eps))
+                model.set_submodule(name, nn.RMSNorm(list(module.normalized_shape), eps=module.eps))
     return model.eval()
+
+
+class BiasedRms(nn.Module):
+    """RMSNorm with the weight and the bias of a LayerNorm."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps) + self.bias
+
+
+@torch.no_grad()
+def reexpressed(model: OPTForCausalLM) -> OPTForCausalLM:
+    """An OPT model as the same function with RMSNorm; the model stays as it is.
+
+    Embeddings and the layers that write into the residual stream lose their mean over its features, every LayerNorm becomes
+    `BiasedRms`. The output layer keeps the embeddings as they were.
+    """
+    result = copy.deepcopy(model)
+    result.lm_head.weight = nn.Parameter(result.lm_head.weight.clone(), requires_grad=False)  # tied no longer
+    for name, module in list(result.named_modules()):
+        if isinstance(module, nn.Embedding):
+            module.weight -= module.weight.mean(1, keepdim=True)
+        elif isinstance(module, nn.Linear) and name.endswith(("out_proj", "fc2")):
+            module.weight -= module.weight.mean(0)
+            module.bias.copy_(module.bias - module.bias.mean())
+        elif isinstance(module, nn.LayerNorm):
+            result.set_submodule(name, BiasedRms(module))
+    return result
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""A LLaMA model in Phi-3's architecture is the same function."""
+"""A LLaMA model in Phi-3's architecture is the same function; twins are alike but for their norms, and studied once."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from binllm.errors import BinllmError
 from binllm.models import Attention, Family, ModelConfig, Source, load_model
 from binllm.models.random import random_model
-from experiments.families import fused, phi3
+from experiments.families import fused, layernorm, phi3, twins
 from experiments.families.twins import NORMS, WINDOW, twin
 
 IDS = torch.arange(24).view(2, 12) * 7 % 512
@@ -62,3 +63,38 @@ def test_twins_differ_in_their_norms_alone() -> None:
     ids = torch.arange(WINDOW)[None] % 512
     logits = [model(ids).logits for model in models.values()]
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
+
+
+def test_a_layernorm_model_reexpressed_with_rmsnorm_is_the_same_function() -> None:
+    model = twin("layernorm", seed=2).double().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # trained ones have biases, and weights that are not 1
+        if parameter.dim() == 1:
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    other = twins.reexpressed(model)
+    assert not any(isinstance(module, nn.LayerNorm) for module in other.modules())
+    ids = torch.arange(WINDOW)[None] * 5 % 512
+    torch.testing.assert_close(other(ids).logits, model(ids).logits, rtol=0, atol=1e-10)
+
+
+def test_the_study_of_twins_goes_on_and_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (twins, "WIDTH", 32), (twins, "BLOCKS", 1), (layernorm, "ROWS", 2), (layernorm, "LENGTH", 130),
+        (layernorm, "STEPS", 2), (layernorm, "DRAWS", 1), (layernorm, "OBJECTIVES", ("weight_align", "output_align")),
+        (layernorm, "SETTINGS", (*layernorm.SETTINGS, "solver=closed_form", "evaluation.windows=2", "dataset.sequences=4")),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    command, file = ["--seeds", "7", "--out", str(tmp_path)], tmp_path / "layernorm.json"
+    assert layernorm.main(command) == 0
+    whole = json.loads(file.read_text())
+    assert len(whole["twins"]) == 3 and len(whole["runs"]) == 3 * 2
+    same = [row["perplexity"] for row in whole["twins"] if row["form"] != "rmsnorm"]
+    assert same[0] == pytest.approx(same[1], rel=1e-5)
+    table = (tmp_path / "layernorm.md").read_text()
+    gains = [layernorm.gain(whole, form, 7, "output_align") for form in layernorm.FORMS]
+    assert f"| {gains[2]:+.4f} | {gains[0] - gains[1]:+.4f} | {gains[0] - gains[2]:+.4f} |" in table
+    kept = {**whole, "runs": whole["runs"][:3]}
+    file.write_text(json.dumps(kept))
+    monkeypatch.setattr(layernorm, "train", None)  # the twins are there
+    assert layernorm.main(command) == 0
+    assert json.loads(file.read_text()) == whole
