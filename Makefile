@@ -16,7 +16,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup setup-dev table baselines diagnosis benchmark clean
+.PHONY: help demo test setup setup-dev table baselines diagnosis ablations benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ diagnosis: $(RUNTIME)  ## make the runs that say why objectives fail (or find th
 	$(VENV)/bin/binllm experiment=block_loss paths.results=$(RESULTS)
 	$(VENV)/bin/binllm experiment=diagnosis objective=output_align,output_error,proposed paths.results=$(RESULTS)
 	$(RUN) experiments.diagnosis.make $(RESULTS) --out $(RESULTS)/diagnosis
+
+ablations: $(RUNTIME)  ## make the runs of the ablations on both small models (or find them done), their tables and plots
+	@status=0; \
+	$(RUN) experiments.ablations.run $(RESULTS) || status=$$?; \
+	[ $$status -ne 130 ] || exit 130; \
+	$(VENV)/bin/binllm-tools tables $(RESULTS) --out $(RESULTS)/ablations && exit $$status
 
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
 	$(RUN) experiments.benchmarks.cost

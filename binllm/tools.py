@@ -172,6 +172,18 @@ def plan(overrides: Overrides) -> None:
         raise SystemExit(2)
 
 
+@command
+def tables(results: Path, out: Path = Path("tables")) -> None:
+    """Write the paper's tables and ablations from all runs below a folder, beside the published figures.
+
+    OUT is a folder for Markdown, LaTeX and plots; claims.md says what every claim came to. See docs/ablations.md.
+    """
+    from binllm.tables.command import tables as write_tables
+
+    for path in write_tables(results, out):
+        print(f"written: {path}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A mistake in the input is one line on stderr and exit code 2.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas
-from scipy import stats
 
+from binllm.collect.paired import paired_over_seeds
 from binllm.collect.runs import COMPLETE, CollectedRun
 from binllm.evaluation.intervals import PairedDifference, paired_difference
 from binllm.tracking.runs import NO_NUMBERS
@@ -104,13 +103,12 @@ def _references(kept: Any, used: Sequence[CollectedRun], reference: str | None) 
 def _by_seeds(part: Any, other: Any) -> dict[str, float]:
     """The paired t-test over common seeds."""
     one, two = (dict(zip(frame["seed"], frame["value"], strict=True)) for frame in (part, other))
-    differences = [one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]
-    if not differences or not all(map(math.isfinite, differences)):
+    paired = paired_over_seeds(one, two)
+    if paired is None:
         return {}
-    found = {"seeds_in_common": len(differences), "difference": statistics.fmean(differences)}
-    if len(differences) > 1 and (spread := statistics.stdev(differences)) > 0:
-        found["difference_se"] = spread / math.sqrt(len(differences))
-        found["p_value"] = float(stats.ttest_1samp(differences, 0.0)[1])  # type: ignore[arg-type]
+    found = {"seeds_in_common": paired.seeds, "difference": paired.difference}
+    if paired.standard_error is not None and paired.p_value is not None:
+        found |= {"difference_se": paired.standard_error, "p_value": paired.p_value}
     return found
 
 

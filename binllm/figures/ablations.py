@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +16,7 @@ from binllm.report.ablation import Ablation, ablations
 from binllm.report.comparison import Comparison
 
 COLUMNS, DECADE = 3, 10.0  # a panel whose values differ by more is logarithmic
+SMALL_MEANS = 20.0  # below it ticks are not whole numbers
 
 
 def draw(comparison: Comparison, caption: str) -> Figure:
@@ -33,18 +36,40 @@ def draw(comparison: Comparison, caption: str) -> Figure:
 
 
 def _panel(axes: Axes, one: Ablation) -> None:
-    colour, marker, _ = SERIES[0]
     places = [value for value, _ in one.values] if one.numeric else list(range(len(one.values)))
     perplexities = [[subject.run.quantized.perplexity for subject in group] for _, group in one.values]
-    means = [statistics.fmean(values) for values in perplexities]
-    bars = [[mean - min(v) for mean, v in zip(means, perplexities, strict=True)],
-            [max(v) - mean for mean, v in zip(means, perplexities, strict=True)]]  # fmt: skip
-    line = "-" if one.numeric else "none"
+    points = [Point(statistics.fmean(values), min(values), max(values)) for values in perplexities]
+    points_panel(axes, places, points, [] if one.numeric else [str(value) for value, _ in one.values])
+    title(axes, one.key, f"the rest as in {one.values[0][1][0].label}", "token perplexity")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean and the ends of its bar."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def points_panel(axes: Axes, places: Sequence[float], points: Sequence[Point], names: Sequence[str] = ()) -> None:
+    """Means with bars: joined by a line over numbers, or apart over names; logarithmic where they differ much.
+
+    Args:
+        axes: The panel.
+        places: Where each stands.
+        points: Means with their bars.
+        names: Of the places, where they are no numbers.
+    """
+    colour, marker, _ = SERIES[0]
+    means = [point.mean for point in points]
+    bars = [[point.mean - point.low for point in points], [point.high - point.mean for point in points]]
+    line = "none" if names else "-"
     axes.errorbar(places, means, yerr=bars, color=colour, marker=marker, linestyle=line, markersize=4, capsize=2.5)
-    if not one.numeric:
-        axes.set_xticks(places, [str(value) for value, _ in one.values], rotation=25, ha="right")
+    if names:
+        axes.set_xticks(places, names, rotation=25, ha="right")
         axes.margins(x=0.15)
     if max(means) > DECADE * min(means):
         logarithmic(axes, "y")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    title(axes, one.key, f"the rest as in {one.values[0][1][0].label}", "token perplexity")
+    small = max(means) < SMALL_MEANS
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if small else f"{value:,.0f}"))

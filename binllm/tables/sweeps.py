@@ -114,14 +114,26 @@ def texts(settings: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if key.split(".")[0] not in LEFT_OUT}
 
 
+def compose_setting(claim: Claim, value: str, *overrides: str) -> DictConfig:
+    """The configuration of one job of a sweep; of one seed.
+
+    Composing takes a quarter of a second, so a single key is set in what was composed before.
+
+    Args:
+        claim: The experiment's.
+        value: Of what it varies, as `sweep` has it.
+        overrides: What is given to binllm besides the experiment.
+    """
+    chosen = f"{claim.varies}={value}"
+    if "." not in claim.varies:
+        return _compose(f"experiment={claim.experiment}", *overrides, chosen)
+    composed = _compose(f"experiment={claim.experiment}", *overrides).copy()
+    OmegaConf.update(composed, claim.varies, OverridesParser.create().parse_override(chosen).value())
+    return composed
+
+
 def _composed(claim: Claim, value: str) -> dict[str, str]:
-    """The configuration of a setting; composing takes a quarter of a second, so a key is set in what is composed once."""
-    if "." in claim.varies:
-        composed = _compose(f"experiment={claim.experiment}").copy()
-        override = OverridesParser.create().parse_override(f"{claim.varies}={value}")
-        OmegaConf.update(composed, claim.varies, override.value())
-    else:
-        composed = _compose(f"experiment={claim.experiment}", f"{claim.varies}={value}")
+    composed = compose_setting(claim, value)
     written = OmegaConf.create(OmegaConf.to_yaml(composed, resolve=True))  # what YAML makes of it, as in the folder
     return texts(flatten(OmegaConf.to_container(written)))
 

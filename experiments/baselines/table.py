@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from binllm.errors import BinllmError
+from binllm.tables.grid import grid, number
 from binllm.tracking.atomic import write_text
 from binllm.tracking.runs import Run
 from experiments.baselines.methods import METHODS
 from experiments.baselines.sweep import Absent, Row, collect, near_misses
-from experiments.common.markdown import grid, made_by, number, protocol_lines, replace_between
+from experiments.common.markdown import made_by, protocol_lines, replace_between
 
 MARKERS = ("<!-- baselines -->", "<!-- /baselines -->")
 TEXT = ("method", "paper", "error feedback", "asymmetric", "seeds")

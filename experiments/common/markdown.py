@@ -1,29 +1,13 @@
-"""Parts that Markdown tables of runs have in common: numbers, the grid, the protocol, the place in a document."""
+"""Parts that Markdown tables of runs have in common: the protocol, how they were made, the place in a document."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from binllm.errors import BinllmError
 from binllm.tracking.records import Provenance
 from binllm.tracking.runs import Run
-
-
-def number(values: Sequence[float]) -> str:
-    """A mean, and for several values their sample standard deviation, such as ``206.00 ± 6.00``."""
-    mean = statistics.fmean(values)
-    digits = 2 if mean < 1000 else 0
-    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 and math.isfinite(mean) else ""
-    return f"{mean:,.{digits}f}{spread}"
-
-
-def grid(headings: Sequence[str], lines: Iterable[Sequence[str]], numbers: Sequence[str]) -> str:
-    """The lines of a table; the columns whose headings are in `numbers` are aligned right."""
-    rule = ["---:" if heading in numbers else "---" for heading in headings]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule, *lines))
 
 
 def protocol_lines(runs: Sequence[Run]) -> tuple[str, str]:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from binllm.errors import BinllmError, bad_value
+from binllm.tables.grid import grid, number
 from binllm.tracking.atomic import write_text
 from binllm.tracking.memory import format_bytes
 from binllm.tracking.runs import Run, read_run
-from experiments.common.markdown import grid, made_by, number, protocol_lines, replace_between
+from experiments.common.markdown import made_by, protocol_lines, replace_between
 from experiments.common.runs import select
 from experiments.objectives.runs import Row, Table, tables_of
 

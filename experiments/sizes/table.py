@@ -24,7 +24,8 @@ from binllm.models import decoder_blocks, layer_roles
 from binllm.packing import LayerSpec
 from binllm.packing.protocol import LayerBits
 from binllm.schema import build
-from experiments.common.markdown import grid, replace_between
+from binllm.tables.grid import grid
+from experiments.common.markdown import replace_between
 
 MARKERS = ("<!-- sizes -->", "<!-- /sizes -->")
 BINARIZATIONS = ("row", "row_column", "row_column_groups", "row_column_groups_64")
