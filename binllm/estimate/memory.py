@@ -2,12 +2,12 @@
 
 quantize   process + weights + tokens (2 hidden + Σ_stages n_in) + 8 max_waves(moments, moments left + fits side by side)
 moments    3 n_in² float64 of an input (G, C, F)
-fit        3 n_in² + k n_out n_in float64, k from 6 (weight alignment) to 9 (an objective on outputs under AMP)
+fit        3 n_in² + k n_out n_in float64, k = 5, and 6 for an objective on outputs
 """
 
 from __future__ import annotations
 
-from binllm.estimate.work import Wave, Work, has_amp
+from binllm.estimate.work import Wave, Work
 from binllm.models.geometry import Shape
 from binllm.streams import Storage
 
@@ -20,9 +20,8 @@ LOADED = 2.0  # of the weights while they are read
 LOGITS = 2.0  # of one forward pass, in float32
 SQUARES_MEASURED = 3  # G, C, F (n_in, n_in)
 SQUARES_FITTED = 3  # the objective's metric, that of the feedback or of AMP, and the factor
-RECTANGLES = 6  # (n_out, n_in): the weight, the code, its first form, errors, and what a value of Q takes
-RECTANGLES_ALIGNED = 2  # more for an objective on outputs: its linear term, and its product with the metric
-RECTANGLES_AMP = 1  # more under AMP: W C
+RECTANGLES = 5  # (n_out, n_in): the weight, the code, its first form, errors, and what a value of Q takes
+RECTANGLES_ALIGNED = 1  # more for an objective on outputs: its linear term
 
 
 def bytes_by_phase(work: Work) -> dict[str, float]:
@@ -65,7 +64,5 @@ def _wave(work: Work, wave: Wave) -> float:
 
 def _fit(work: Work, layer: Shape) -> float:
     """Entries in float64 that a fit holds beside the moments."""
-    objective, rectangles = work.objective(layer), RECTANGLES
-    if objective.aligns_outputs:
-        rectangles += RECTANGLES_ALIGNED + RECTANGLES_AMP * has_amp(objective)
+    rectangles = RECTANGLES + RECTANGLES_ALIGNED * work.objective(layer).aligns_outputs
     return SQUARES_FITTED * layer.n_in**2 + rectangles * layer.entries
