@@ -1,8 +1,8 @@
 """One model calibrated by several processes, as ``torchrun`` starts them: each has a share of the text.
 
 Moments are sums over all shares. Every process holds the whole model and fits every layer to the same moments; the first one
-alone measures, writes and prints.
-Messages go from CPU memory over gloo, whatever the device: they are a few matrices a layer, against many products for each.
+alone measures, writes and prints. Messages go from CPU memory over gloo, whatever the device: they are a few matrices a
+layer, against many products for each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from binllm.errors import BinllmError, bad_value
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by torchrun alone
+PIECE = 2**27  # entries of one message: less than 2^31 bytes, which not every transport takes
 WAIT = timedelta(days=30)  # for the first process to measure; torchrun ends all processes when one has died
 
 
@@ -65,7 +66,8 @@ class Ranks:
         if self.size > 1:
             for part in parts:
                 total = part.cpu()
-                dist.all_reduce(total)
+                for piece in total.view(-1).split(PIECE):
+                    dist.all_reduce(piece)
                 part.copy_(total)
 
     def gather(self, own: Tensor, shares: Sequence[slice]) -> Tensor:
@@ -73,12 +75,14 @@ class Ranks:
         if self.size == 1:
             return own
         if not self.leads:
-            dist.send(own.contiguous(), dst=0)
+            for sequence in own:
+                dist.send(sequence.contiguous(), dst=0)
             return own
         whole = torch.empty(shares[-1].stop, *own.shape[1:], dtype=own.dtype)
         whole[shares[0]] = own
         for source, share in enumerate(shares[1:], 1):
-            dist.recv(whole[share], source)
+            for sequence in whole[share]:
+                dist.recv(sequence, source)
         return whole
 
     def copy(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -88,7 +92,8 @@ class Ranks:
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()} if self.leads else {}
         sent = bytearray(save(own))
         message = torch.frombuffer(sent.ljust(self.tell(len(sent))), dtype=torch.uint8)
-        dist.broadcast(message, src=0)
+        for piece in message.split(PIECE):
+            dist.broadcast(piece, src=0)
         return load(message.numpy().tobytes())
 
     def tell(self, number: int) -> int:
