@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from binllm.collect.paired import Paired, paired_over_seeds
 from binllm.tables.claims import PERPLEXITY, Claim
 from binllm.tables.grid import DASH, Grid, number
-from binllm.tables.rows import Row, Section
+from binllm.tables.rows import Row, Section, seeds_text
 from binllm.tables.texts import VARIED, protocol_of, text_of, windows_of
 from binllm.tables.verdicts import LEAST_SEEDS, Judgement, judge_all, logarithms, together
 
@@ -106,11 +106,9 @@ def claims_grid(claims: Sequence[Claim], sections: Sequence[Section]) -> Grid:
         own = [one for one in sections if one.experiment.claim == claim]
         for section in own:
             found = judge_all(section)
-            seeds = sorted({len(row.values) for row in section.rows})
-            counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
             text = text_of(section.definition) if section.definition else "time"
             where = f"{section.model}, {text}; {protocol_of(_settings(section))}"
-            lines.append([claim.experiment, claim.text, expected, where, counts, f"**{together(found)}**"])
+            lines.append([claim.experiment, claim.text, expected, where, seeds_text(section), f"**{together(found)}**"])
         if not own:
             lines.append([claim.experiment, claim.text, expected, DASH, DASH, "not run"])
     headings = ["experiment", "claim", "expected", "measured on", "seeds", "found"]

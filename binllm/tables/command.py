@@ -14,7 +14,7 @@ from binllm.tables.grid import Grid
 from binllm.tables.paper_tables import is_home, paper_grids, paper_tables
 from binllm.tables.plots import plot
 from binllm.tables.rows import Section, sections_of, usable
-from binllm.tables.sweeps import experiment_of
+from binllm.tables.sweeps import experiment_of, labels
 from binllm.tracking.atomic import write_text
 
 
@@ -59,24 +59,36 @@ def _sections(runs: Sequence[CollectedRun]) -> list[Section]:
         if sys.stderr.isatty():
             print(f"sorting {len(runs)} runs: {claim.experiment:<30}", end="\r", file=sys.stderr, flush=True)
         sections, said = sections_of(experiment_of(claim), runs)
-        found += [one for one in sections if is_home(claim.experiment, one.model)]
+        found += [one for one in sections if is_home(claim.experiment, one.model) and _is_own(one)]
         for line in said:
             print(line, file=sys.stderr)
     return found
 
 
-def _write(sections: Sequence[Section], left_out: Sequence[CollectedRun], out: Path) -> Iterator[Path]:
-    def own(experiment: str) -> list[Section]:
-        return [one for one in sections if one.experiment.claim.experiment == experiment]
+def _is_own(section: Section) -> bool:
+    """Whether runs were made for this experiment: one of the values that no other experiment with its key sweeps.
 
+    Some settings are those of several experiments, the reference mostly. Where an experiment has no value of its own, any
+    will do.
+    """
+    claim = section.experiment.claim
+    others = {label for one in claims() if one != claim and one.varies == claim.varies for label in labels(one)}
+    own = labels(claim).keys() - others
+    return not own or any(row.label in own for row in section.rows)
+
+
+def _write(sections: Sequence[Section], left_out: Sequence[CollectedRun], out: Path) -> Iterator[Path]:
     for table in paper_tables():
-        yield from _files(paper_grids(table, own(table.experiment)), out / table.name)
+        own = [one for one in sections if one.experiment.claim.experiment == table.experiment]
+        yield from _files(paper_grids(table, own), out / table.name)
+    compared = [one for one in sections if len(one.rows) > 1]
     for claim in claims():
-        if own(claim.experiment):
+        chosen = [one for one in compared if one.experiment.claim == claim]
+        if chosen:
             name = f"{claim.short}_runs" if claim.short.startswith("table") else claim.short
-            yield from _files([ablation_grid(one) for one in own(claim.experiment)], out / name)
-            yield from plot(own(claim.experiment), out / name)
-    summary = claims_grid(claims(), sections)
+            yield from _files([ablation_grid(one) for one in chosen], out / name)
+            yield from plot(chosen, out / name)
+    summary = claims_grid(claims(), compared)
     notes = [f"Left out: {run.folder.name}, {run.status}." for run in left_out]
     yield from _files(
         [Grid(summary.title, summary.headings, summary.lines, summary.numbers, [*summary.notes, *notes])],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from binllm.collect.paired import paired_over_seeds
 from binllm.tables.claims import PERPLEXITY
-from binllm.tables.rows import Row, Section
+from binllm.tables.rows import Row, Section, seeds_text
 from binllm.tables.texts import VARIED, protocol_of, text_of, windows_of
 from binllm.tables.verdicts import logarithms
 
@@ -83,7 +83,7 @@ def _caption(sections: Sequence[Section]) -> str:
     panels = "; ".join(
         f"{one.model}: {text_of(one.definition)}, {windows_of(one.definition) if one.definition else 'time'}, calibration "
         f"{protocol_of({**one.protocol, **dict.fromkeys(one.experiment.varied, VARIED)})}, "
-        f"{min(len(row.values) for row in one.rows)} to {max(len(row.values) for row in one.rows)} seeds"
+        f"seeds: {seeds_text(one)}"
         for one in sections
     )
     return (

@@ -80,6 +80,12 @@ def model_of(settings: Mapping[str, str]) -> str:
     return place.rstrip("/").rsplit("/", 1)[-1]
 
 
+def seeds_text(section: Section) -> str:
+    """How many seeds its rows have: ``3``, or ``1 to 3``."""
+    counts = sorted({len(row.values) for row in section.rows})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
 def usable(runs: Iterable[CollectedRun]) -> list[CollectedRun]:
     """The runs that a table may use."""
     return [run for run in runs if run.status == COMPLETE and not run.note]

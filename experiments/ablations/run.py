@@ -35,7 +35,7 @@ STORIES = ("model=stories260k", "seed=0,1,2,3,4")
 def commands(model: str, results: Path) -> list[list[str]]:
     """The arguments of ``binllm`` for every sweep of a model."""
     if model == "smollm2":
-        chosen = [(name, *SMOLLM2, cut) for name, cut in SWEEPS.items()]
+        chosen: list[tuple[str, ...]] = [(name, *SMOLLM2, cut) for name, cut in SWEEPS.items()]
         chosen.append(("corpus", *SMOLLM2, "dataset=c4_sample_a,wikitext2"))
     else:
         chosen = [(name, "dataset=tinystories", *STORIES, cut) for name, cut in SWEEPS.items()]

@@ -83,8 +83,7 @@ def test_opposite_data_give_the_opposite_verdict(verdict: str, results: Path):
     assert found(files, "ablation/amp") == f"**{verdict}**"
     assert f"`agree < off`: {verdict} (ratio " in files["ablation_amp.md"]
     assert (results.parent / "out" / "ablation_amp.svg").exists()
-    # the reference runs are the first setting of this one too, and one setting decides nothing
-    assert found(files, "ablation/target") == "**undecided**"
+    assert found(files, "ablation/target") == "not run", "the reference runs are a setting of it too, but only one"
 
 
 def test_two_seeds_decide_nothing(results: Path):
@@ -127,7 +126,8 @@ def test_published_figures_and_ours_have_columns_of_their_own(results: Path):
     assert cells["llama-2-7b", "off"] == ["29.12", "26.24", "-", "-"]
     assert cells["opt-6.7b", "on"] == ["16.22", "14.56", "-", "-"]
     assert "No model of it was run here." in files["table1.md"]
-    assert "table2_runs.md" in files and "table1_runs.md" not in files, "a LLaMA is in the table of LLaMAs"
+    assert "| llama-2-7b | proposed | 19.25 | 15.42 | 3,166.00 | 22.00 ± 1.00 | 3 |" in files["table2.md"]
+    assert found(files, "ablation/amp") == "not run", "one setting is no comparison"
 
 
 def test_every_published_figure_is_in_a_table(results: Path):
@@ -144,6 +144,7 @@ def test_every_published_figure_is_in_a_table(results: Path):
 def test_a_sample_of_c4_is_not_called_c4(results: Path):
     local = "text:c4_en_sample_b_1000.jsonl:0123456789ab/window=512/stride=512/windows=20/bos=none/gptq"
     add(results, [100.0, 110.0, 121.0], text=local)
+    add(results, [100.0], OFF, text=local)
     table = made(results)["ablation_amp.md"]
     assert "perplexity on C4 sample b (20 windows of 512 tokens)" in table
     assert text_of("c4/validation/window=2048/stride=2048/windows=256/bos=none/gptq") == "C4"
@@ -154,6 +155,7 @@ def test_a_sample_of_c4_is_not_called_c4(results: Path):
 
 def test_what_cannot_be_used_is_named_and_left_out(results: Path, capsys: pytest.CaptureFixture[str]):
     add(results, [100.0, 110.0, 121.0])
+    add(results, [100.0], OFF)
     failed = add(results, [1.0], status=RunStatus.failed, error="ValueError: no")[0]
     half = add(results, [1.0], status=RunStatus.running)[0]
     old = add(results, [1.0])[0]
@@ -168,6 +170,7 @@ def test_what_cannot_be_used_is_named_and_left_out(results: Path, capsys: pytest
 
 
 def test_runs_of_one_id_by_different_code_are_not_averaged(results: Path):
+    add(results, [100.0], OFF)
     folders = add(results, [100.0, 110.0, 121.0, 1000.0])
     record = json.loads((folders[3] / "run.json").read_text())
     record["run_id"] = folders[2].name
@@ -177,6 +180,7 @@ def test_runs_of_one_id_by_different_code_are_not_averaged(results: Path):
 
 
 def test_one_configuration_with_two_results_is_used_neither_way(results: Path, capsys: pytest.CaptureFixture[str]):
+    add(results, [100.0], OFF)
     add(results, [100.0, 110.0, 121.0])
     add(results, [105.0])
     assert "| `agree` | 2 | 115.50 ± 7.78 |" in made(results)["ablation_amp.md"]
@@ -186,11 +190,14 @@ def test_one_configuration_with_two_results_is_used_neither_way(results: Path, c
 def test_another_protocol_is_another_section_and_another_method_is_in_none(
     results: Path, capsys: pytest.CaptureFixture[str]
 ):
-    add(results, [100.0, 110.0, 121.0])
-    add(results, [200.0, 210.0, 221.0], [*OFF, "protocol=light"])
+    signed = ["objective.amp_rule=signed"]
+    for protocol in ([], ["protocol=light"]):
+        add(results, [100.0, 110.0, 121.0], protocol)
+        add(results, [200.0, 210.0, 221.0], [*signed, *protocol])
+    add(results, [300.0, 310.0, 321.0], [*OFF, "protocol=light"])
     add(results, [1.0], ["objective.tempering=0.5"])
     files = made(results)
-    assert files["ablation_amp.md"].count("**undecided**") == 2
+    assert files["ablation_amp.md"].count("**undecided**") == files["ablation_amp.md"].count("**holds**") == 1
     assert "8 x 256 tokens" in files["ablation_amp.md"] and "16 x 512 tokens" in files["ablation_amp.md"]
     assert "left out: 1 complete runs that are no setting" in capsys.readouterr().err
 
