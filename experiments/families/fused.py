@@ -24,7 +24,7 @@ from binllm.packing import BinaryLinear
 from binllm.packing.checkpoint import load_checkpoint
 from binllm.quadratic import relative_error
 from binllm.schema import build
-from experiments.common.markdown import grid
+from binllm.tables.grid import grid
 from experiments.families.phi3 import FUSED
 
 PARTS = [part for parts in FUSED.values() for part in parts]

@@ -30,9 +30,9 @@ from binllm.errors import BinllmError
 from binllm.evaluation import evaluation_tokens, perplexity
 from binllm.models import LoadedModel, load_model
 from binllm.schema import build
+from binllm.tables.grid import grid, number
 from binllm.tracking.atomic import save_tensors, write_json, write_text
 from binllm.tracking.progress import RunProgress
-from experiments.common.markdown import grid, number
 from experiments.families.twins import NORMS, WINDOW, reexpressed, told, train, twin
 
 OBJECTIVES = ("weight_align", "output_align", "output_error", "proposed", "interpolated")
