@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from binllm import __version__
-from binllm.errors import BinllmError
+from binllm.errors import FAULT, INTERRUPTED, MISTAKE, BinllmError
 
-MISTAKE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: the input's, the program's, the user's own wish
+if TYPE_CHECKING:
+    from binllm.launching import CommandLine
 
 
 def main() -> None:
@@ -32,55 +33,51 @@ def main() -> None:
 
 def _start(arguments: Sequence[str]) -> int:
     """Hand the command line to Hydra; returns the exit code. Imports are here because they take seconds."""
-    from omegaconf import OmegaConf
-
-    from binllm.configuration import rewrite
     from binllm.explain import COMPOSITION_ERRORS, explain
+    from binllm.launching import SHOWS, parsed
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here unwrapped instead of as Hydra's own report
-    with tempfile.TemporaryDirectory(prefix="binllm-") as scratch:
-        OmegaConf.register_new_resolver("binllm.scratch", lambda: scratch, replace=True)
-        try:
-            sys.argv[1:] = rewrite(arguments)
-            return _run_jobs()
-        except (BinllmError, *COMPOSITION_ERRORS) as error:
-            return _report(explain(error))
+    try:
+        with parsed(arguments) as said:
+            if any(getattr(said.options, name) for name in SHOWS):
+                return _show(arguments)
+            return _run_jobs(said)
+    except (BinllmError, *COMPOSITION_ERRORS) as error:
+        return _report(explain(error))
 
 
-def _run_jobs() -> int:
-    """Run every job that Hydra makes of the command line: a job that fails stops no other one."""
+def _show(arguments: Sequence[str]) -> int:
+    """What Hydra shows by itself, for example ``--cfg job``."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.core.global_hydra import GlobalHydra
 
-    from binllm.configuration import CONF
-    from binllm.explain import explain
-    from binllm.pipeline import run
-    from binllm.tracking.tables import print_results
+    from binllm.configuration import CONF, rewrite
 
-    codes: list[int] = []
+    GlobalHydra.instance().clear()
+    sys.argv[1:] = rewrite(arguments)
+    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(lambda config: None)()
+    return 0
 
-    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-    def job(config: DictConfig) -> None:
-        own = HydraConfig.get()
-        label = f"[{own.job.override_dirname}] " if own.mode is RunMode.MULTIRUN else ""
-        try:
-            print_results(run(config))
-            codes.append(0)
-        except (BinllmError, OmegaConfBaseException) as error:
-            codes.append(_report(label + explain(error)))
-        except Exception:
-            traceback.print_exc()
-            print(f"binllm: {label}stopped by the error above, a fault of the program", file=sys.stderr)
-            codes.append(FAULT)
 
-    job()
-    failed = len(codes) - codes.count(0)
-    if failed and len(codes) > 1:
-        print(f"binllm: {failed} of {len(codes)} runs failed", file=sys.stderr)
-    return max(codes, default=0)
+def _run_jobs(said: CommandLine) -> int:
+    """Run every job that Hydra makes of the command line: a job that fails stops no other one."""
+    from binllm.explain import COMPOSITION_ERRORS
+    from binllm.jobs import Outcome, job
+
+    try:
+        outcomes: list[Outcome] = [done.return_value for done in said.launch(job)]
+    except (BinllmError, *COMPOSITION_ERRORS):
+        raise
+    except Exception:  # for example a process that the system killed
+        traceback.print_exc()
+        print("binllm: the launcher gave up; the same command finishes what is missing", file=sys.stderr)
+        return FAULT
+    for outcome in outcomes:
+        outcome.tell()
+    failed = [outcome for outcome in outcomes if outcome.code]
+    if failed and len(outcomes) > 1:
+        print(f"binllm: {len(failed)} of {len(outcomes)} runs failed", file=sys.stderr)
+    return max((outcome.code for outcome in outcomes), default=0)
 
 
 def _report(message: str) -> int:

@@ -18,7 +18,7 @@ from binllm.registry import load_plugin
 CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folder in a checkout, a copy in a wheel
 
 LOCAL = {"model": "folder", "dataset": "text"}
-OVERLAYS = {"method": ["~method"], "experiment": [], "protocol": [], "debug": []}  # what says "none"; most are none anyway
+OVERLAYS = {"method": ["~method"], "experiment": [], "protocol": [], "debug": []}  # what says "none"; most are none
 
 PRIVATE = ("paths", "tracker", "plugins")  # groups that the command of a model card leaves out
 QUOTES = "'\""

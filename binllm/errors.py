@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MISTAKE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: the input's, the program's, the user's own wish
+
 
 class BinllmError(Exception):
     """A mistake in the input. The message is one clear line: key, value, what is allowed."""

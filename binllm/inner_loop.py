@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from binllm.binarization import Binarization
+from binllm.distributed import Ranks
 from binllm.errors import BinllmError
-from binllm.models import decoder_blocks, layer_roles, stages
+from binllm.models import decoder_blocks, layer_roles, resident, stages
 from binllm.objectives import Objective
-from binllm.packing import BinaryLinear, Code
+from binllm.packing import BinaryLinear, Code, binary_layers
 from binllm.packing.accounting import layer_bits
 from binllm.parallel import LARGE, side_by_side
 from binllm.plan import Granularity, Plan
 from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
 from binllm.stacking import Stack, stacks
-from binllm.statistics import Moments, Statistics, TokenWeights
+from binllm.statistics import Moments, Statistics
 from binllm.streams import DualStream
 from binllm.streams.head import head_inputs
 from binllm.streams.storage import Activations
@@ -29,13 +32,35 @@ from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
 
 HEAD = "head"
+Wave = Sequence[tuple[Sequence[str], Sequence[Stack]]]  # groups of layers that read one input, and their stacks
+
+
+class Measured:
+    """Statistics that several layers are fitted to, let go when the last of them has taken them.
+
+    A wide layer's moments are larger than all else; they are not to outlive what is made of them.
+    """
+
+    def __init__(self, statistics: Statistics, readers: int = 1):
+        self._statistics: Statistics | None = statistics
+        self._left = readers
+        self._lock = threading.Lock()
+
+    def take(self) -> Statistics:
+        """The statistics, as many times as there are readers."""
+        with self._lock:
+            statistics, self._left = self._statistics, self._left - 1
+            if self._left == 0:
+                self._statistics = None
+        assert statistics is not None
+        return statistics
 
 
 class Layer(NamedTuple):
     """A linear layer, or several that are fitted as one, whose inputs have been measured."""
 
     stack: Stack
-    statistics: Statistics
+    measured: Measured
 
 
 class Events(NamedTuple):
@@ -52,11 +77,11 @@ class Events(NamedTuple):
     block: Callable[[int, nn.Module, DualStream, list[LayerRecord]], None] = lambda index, block, streams, records: None
 
 
-def open_streams(model: nn.Module, ids: Tensor, plan: Plan) -> DualStream:
-    """Both streams before the first block; ids (sequences, length) int64."""
+def open_streams(model: nn.Module, ids: Tensor, plan: Plan, ranks: Ranks = Ranks()) -> DualStream:
+    """Both streams before the first block; ids (sequences, length) int64, those of all processes."""
     _, blocks = decoder_blocks(model)
     plan.check_roles([role.value for role in layer_roles(blocks[0]).values()])
-    return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage))
+    return DualStream(model, blocks, ids, plan.calibration.batch, Activations(plan.calibration.storage), ranks)
 
 
 def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = None, start: int = 0) -> list[LayerRecord]:
@@ -77,9 +102,11 @@ def quantize_blocks(streams: DualStream, plan: Plan, events: Events | None = Non
     events = events or Events()
     records: list[LayerRecord] = []
     for index in range(start, len(streams.blocks)):
-        events.begin(index, streams.blocks[index], streams)
-        done = _quantize_block(streams, index, plan, events.layer)
-        events.block(index, streams.blocks[index], streams, done)
+        block = streams.blocks[index]
+        with resident(block):
+            events.begin(index, block, streams)
+            done = _quantize_block(streams, index, plan, events.layer)
+            events.block(index, block, streams, done)
         records += done
     return records
 
@@ -96,17 +123,18 @@ def _quantize_block(
     fitted = list(zip(groups, stacks(plan, block, groups, roles), strict=True))
     done: list[LayerRecord] = []
     for wave in [fitted] if plan.calibration.granularity is Granularity.block else [[one] for one in fitted]:
-        measured = _measure(streams, block, {group[0]: inputs[group[0]] for group, _ in wave}, plan)
-        layers = [
-            Layer(stack, measured[group[0]][stack.objective.token_weights])
-            for group, stacked in wave
-            for stack in stacked
-        ]
+        layers = _measure(streams, block, {group[0]: inputs.pop(group[0]) for group, _ in wave}, wave)
+        if not together:
+            _clear_caches(block)  # of large layers they take as much memory as a fit may need
         done += side_by_side(partial(_quantize_layer, block, index, plan, begins), layers, together)
     streams.advance_quantized(block)
-    for name in roles:
-        block.get_submodule(name).clear_cache()  # type: ignore[operator]
+    _clear_caches(block)
     return done
+
+
+def _clear_caches(block: nn.Module) -> None:
+    for layer in binary_layers(block).values():
+        layer.clear_cache()
 
 
 def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[LayerRecord]:
@@ -122,16 +150,24 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
     moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
     for x, x_hat in head_inputs(model, head, streams):
         moments.add(x, x_hat)
-    layer = Layer(Stack((name,), HEAD, objective, plan.binarization), moments.statistics())
-    return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
+    moments.add_over(streams.ranks)
+    layer = Layer(Stack((name,), HEAD, objective, plan.binarization), Measured(moments.statistics()))
+    with resident(head):
+        return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
 
 
-def _measure(
-    streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], plan: Plan
-) -> dict[str, dict[TokenWeights, Statistics]]:
-    weights = {plan.objective.token_weights, plan.elsewhere.token_weights}
-    measured = streams.moments(block, inputs, weights)
-    return {reader: {w: m.statistics() for w, m in by_weight.items()} for reader, by_weight in measured.items()}
+def _measure(streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], wave: Wave) -> list[Layer]:
+    """The layers of a wave with the moments of their inputs; `inputs` are those in the full-precision stream."""
+    moments = streams.moments(
+        block, inputs, {stack.objective.token_weights for _, stacked in wave for stack in stacked}
+    )
+    layers: list[Layer] = []
+    for group, stacked in wave:
+        uses = Counter(stack.objective.token_weights for stack in stacked)
+        sums = moments.pop(group[0])
+        measured = {weights: Measured(sums[weights].statistics(), count) for weights, count in uses.items()}
+        layers += [Layer(stack, measured[stack.objective.token_weights]) for stack in stacked]
+    return layers
 
 
 def fitted_side_by_side(block: nn.Module, names: Iterable[str]) -> bool:
@@ -144,14 +180,14 @@ def _quantize_layer(
     block: nn.Module, index: int, plan: Plan, begins: Callable[[int, str], None], layer: Layer
 ) -> LayerRecord:
     """Fit a linear layer, or several as one, and put the packed ones in their place."""
-    stack, statistics = layer
+    stack = layer.stack
     begins(index, stack.label)
     linears: list[Any] = [block.get_submodule(name) for name in stack.names]
-    weight = torch.cat([linear.weight.detach() for linear in linears])
+    weight = _stacked(linears)
     begun = time.perf_counter()
     with measure_peak() as peak:
         try:
-            problem, solution, packed = fit_layers(linears, stack.objective, stack.binarization, statistics, plan)
+            problem, solution, packed = fit_layers(linears, stack.objective, stack.binarization, layer.measured, plan)
         except ValueError as error:
             raise BinllmError(f"model: block {index} layer {stack.label} cannot be quantized: {error}") from error
         for name, one in zip(stack.names, packed, strict=True):
@@ -162,7 +198,7 @@ def _quantize_layer(
 
 
 def fit_layers(
-    linears: Sequence[nn.Linear], objective: Objective, binarization: Binarization, statistics: Statistics, plan: Plan
+    linears: Sequence[nn.Linear], objective: Objective, binarization: Binarization, measured: Measured, plan: Plan
 ) -> tuple[Problem, Solution, list[BinaryLinear]]:
     """Quantize linear layers that read one input as one, or a single one; they stay as they are.
 
@@ -170,30 +206,43 @@ def fit_layers(
         linears: The layers.
         objective: What they are fitted to; the plan's own objectives play no part.
         binarization: What their weight may be; nor does the plan's.
-        statistics: Moments of their inputs.
+        measured: Moments of their inputs, which are taken.
         plan: How they are fitted.
 
     Raises:
         ValueError: They cannot be quantized: entries that are not finite.
     """
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    problem = plan.problem(objective, weight, statistics)
+    problem, means = _problem(objective, _stacked(linears), measured, plan)
     solution = solve(problem, binarization, plan.solver, getattr(torch, plan.calibration.fit_dtype.value))
     code, packed, start = solution.code.stored(), [], 0
     for linear in linears:
         stop = start + len(linear.weight)
         rows: Any = code if len(linears) == 1 else code.rows(start, stop)  # type: ignore[attr-defined]
-        packed.append(_pack(linear, rows, statistics, plan.calibration.correct_bias))
+        packed.append(_pack(linear, rows, means, plan.calibration.correct_bias))
         start = stop
     return problem, solution, packed
 
 
-def _pack(linear: nn.Linear, code: Code, statistics: Statistics, correct_bias: bool) -> BinaryLinear:
+def _problem(
+    objective: Objective, weight: Tensor, measured: Measured, plan: Plan
+) -> tuple[Problem, tuple[Tensor, Tensor]]:
+    """The problem, and the mean input in both streams; what else was measured ends here."""
+    statistics = measured.take()
+    return plan.problem(objective, weight, statistics), (statistics.mean, statistics.mean_hat)
+
+
+def _stacked(linears: Sequence[Any]) -> Tensor:
+    """The weights of layers, row under row."""
+    weights = [linear.weight.detach() for linear in linears]
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def _pack(linear: nn.Linear, code: Code, means: tuple[Tensor, Tensor], correct_bias: bool) -> BinaryLinear:
     bias = None if linear.bias is None else linear.bias.detach()
     packed = BinaryLinear.from_code(code, bias)
     if bias is not None and correct_bias:
         weight, weight_hat = linear.weight.double(), packed.dense_weight(torch.float64)
-        shift = weight @ statistics.mean - weight_hat @ statistics.mean_hat
+        shift = weight @ means[0] - weight_hat @ means[1]
         packed.bias.data.copy_(bias + shift.to(bias.dtype))  # type: ignore[union-attr]
     return packed.to(linear.weight.device)
 

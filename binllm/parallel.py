@@ -1,15 +1,18 @@
 """Threads: layers side by side, and one thread where work is thousands of small products.
 
 Threads inside a small product wait for each other more than they work, and on a busy machine many times longer. So a fit
-runs on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`).
+runs on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`). A layer that
+is fitted alone would leave threads idle: they take a share of what its fit does part by part (`by_parts`).
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,15 +22,64 @@ Result = TypeVar("Result")
 LARGE = 2**24  # weights of a layer that keeps all threads busy by itself
 
 
+class _Idle(threading.local):
+    """The threads that `one_thread` leaves idle, for the thread that called it."""
+
+    count = 0
+    pool: ThreadPoolExecutor | None = None
+
+
+_idle = _Idle()
+
+
 @contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Products inside a ``with`` block run on the calling thread alone, if wanted."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else threads)
-    try:
+    """Products inside a ``with`` block run on the calling thread alone, if wanted; the others may help in `by_parts`."""
+    if not wanted:
         yield
+        return
+    threads = torch.get_num_threads()
+    before = _idle.count, _idle.pool
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max(1, threads - 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            _idle.count, _idle.pool = threads - 1, pool  # the pool starts a thread when it first has something to do
+            yield
     finally:
+        _idle.count, _idle.pool = before
         torch.set_num_threads(threads)
+
+
+def by_parts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Apply a function to every item, without gradients; inside `one_thread` idle threads take items as well.
+
+    Args:
+        function: What is done; it may not touch what another item's call touches. Its result must not depend on the thread.
+        items: What it is done to.
+
+    Returns:
+        The results in the order of the items, whatever the number of threads.
+
+    Raises:
+        Exception: Whatever a call raises, after the others have ended.
+    """
+    results: list[Any] = [None] * len(items)
+    left = iter(list(enumerate(items)))  # the next of a list is taken by one thread only
+
+    def work() -> None:
+        with torch.no_grad():
+            for index, item in left:
+                results[index] = function(item)
+
+    helpers = min(_idle.count, len(items) - 1)
+    futures = [_idle.pool.submit(work) for _ in range(helpers)] if _idle.pool is not None else []
+    try:
+        work()
+    finally:
+        wait(futures)
+    for future in futures:
+        future.result()
+    return results
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], threaded: bool = True) -> list[Result]:
@@ -60,3 +112,9 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
             return list(pool.map(call, items))
     finally:
         torch.set_num_threads(threads)
+
+
+def usable_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; CUDA is not started."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(count)] if named is None else named.split(",")[:count]

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from binllm.configuration import command_line
 from binllm.data import CalibrationTokens, TokenStream, calibration_tokens
+from binllm.diagnostics.config import BLOCK_LOSS
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.table import BlockFiles
+from binllm.distributed import Ranks
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import evaluation_tokens
 from binllm.evaluation.measure import origin_of, task_measurements, text_measurement
 from binllm.evaluation.zero_shot import check_zero_shot
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.kernels import check_kernel
-from binllm.models import check_context, decoder_blocks, layer_roles, load_model
+from binllm.models import LoadedModel, check_context, decoder_blocks, layer_roles, load_model, to_device
 from binllm.packing import binary_layers
 from binllm.packing.accounting import checkpoint_bits
 from binllm.packing.card import Card, Measured, write_card
-from binllm.packing.checkpoint import load_checkpoint, save_checkpoint
+from binllm.packing.checkpoint import load_checkpoint, save_checkpoint, stream_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
 from binllm.registry import version_of
@@ -45,18 +48,20 @@ ALGORITHMS = ("objective", "elsewhere", "binarization", "solver", "asymmetric") 
 
 @dataclass
 class Job:
-    """One run with everything it needs: the built configuration, its folder, its progress."""
+    """One run with everything it needs: the built configuration, its folder, its progress, the processes that share it."""
 
     config: RunConfig
     folder: RunFolder
     progress: RunProgress
+    ranks: Ranks
 
 
-def run(composed: Any) -> RunFolder:
+def run(composed: Any, ranks: Ranks = Ranks()) -> RunFolder:
     """Do a run, resume it, or find it done.
 
     Args:
         composed: The configuration as Hydra composed it.
+        ranks: The processes that share it, this one being the first; the others call `binllm.assist.assist`.
 
     Returns:
         Its folder, closed; ``run.json`` says the rest.
@@ -64,15 +69,16 @@ def run(composed: Any) -> RunFolder:
     Raises:
         BinllmError: A mistake in the input; nothing half-written is left.
     """
-    config: RunConfig = build(composed)
+    one = identify(composed)
+    config = one.config
     check_zero_shot(config.zero_shot)
-    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    digest = identity(config, resolved)
-    name = run_name(model_name(config), config.objective.name, digest)
-    with RunFolder.open(config.paths.results, name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
-        if folder.status() != "done":
+    check_shares(config, ranks)
+    with RunFolder.open(config.paths.results, one.name, OmegaConf.to_yaml(composed, resolve=True)) as folder:
+        done = folder.status() == "done"
+        ranks.tell(done)
+        if not done:
             try:
-                _execute(Job(config, folder, RunProgress()), RunRecord(run_id=name, config_hash=digest))
+                _execute(Job(config, folder, RunProgress(), ranks), RunRecord(run_id=one.name, config_hash=one.digest))
             except BinllmError:
                 if not (folder.state / "state.json").exists():
                     shutil.rmtree(folder.path)  # a mistake in the input that cost no work leaves nothing behind
@@ -81,15 +87,41 @@ def run(composed: Any) -> RunFolder:
         if config.zero_shot.tasks:
             measure_tasks(folder, config)
         if not folder.wandb.exists():
-            export_run(folder, config.tracker, resolved)
+            export_run(folder, config.tracker, one.resolved)
         return folder
 
 
-def identity(config: RunConfig, resolved: dict[str, Any]) -> str:
-    """The hash that names a run: of all that determines its files. A group that is not used leaves no mark."""
+@dataclass(frozen=True)
+class Identity:
+    """Which run a configuration is.
+
+    Attributes:
+        config: As built.
+        resolved: As plain values.
+        digest: Hash of all that determines the run's files. A group that is not used leaves no mark.
+    """
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Of the run folder."""
+        return run_name(model_name(self.config), self.config.objective.name, self.digest)
+
+
+def identify(composed: Any) -> Identity:
+    """Build a composed configuration and name its run.
+
+    Raises:
+        BinllmError: A value is not allowed.
+    """
+    config: RunConfig = build(composed)
+    resolved: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
     unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    return config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused)
+    return Identity(config, resolved, config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused))
 
 
 def model_name(config: RunConfig) -> str:
@@ -124,23 +156,23 @@ def _phases(job: Job, record: RunRecord) -> RunRecord:
     device = pick_device(config.device)
     check_kernel(config.kernel.name, device)
     with progress.phase("load"):
-        loaded = load_model(config.model)
-        model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
+        loaded = load_model(config.model, config.streaming)
+        model: PreTrainedModel = to_device(loaded.model, device)
         tokens = calibration_tokens(config.dataset, loaded.tokenizer, config.seed)
         text = evaluation_tokens(config.evaluation, loaded.tokenizer)
         check_model(model, config)
         progress.blocks = len(decoder_blocks(model)[1])
     with progress.phase("full_precision"):
         full_precision = measure(model, text, job, origin_of(model, loaded.origin, None))
-    quantize_resumably(model, tokens, plan_of(config), job, fingerprint=f"{loaded.origin} {tokens.hash}")
+    quantize_resumably(model, tokens, plan_of(config), job, fingerprint=fingerprint_of(loaded, tokens))
     with progress.phase("save"):
         header = {"run_id": record.run_id, "method": config.method, "objective": config.objective.name}
         save_checkpoint(model, loaded.tokenizer, folder.checkpoint, header)
         written, dtype = checkpoint_hash(folder.checkpoint), model.dtype
         del loaded, model
     with progress.phase("evaluate"):
-        kernel, attention = config.kernel.name.value, config.model.attention.value
-        reloaded, _ = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+        kernel = config.kernel.name.value
+        reloaded, _ = load_packed(config, folder.checkpoint, dtype)
         quantized = measure(reloaded, text, job, origin_of(reloaded, written, kernel))
     write_card(folder.checkpoint, card_of(config, full_precision, quantized))
     account = checkpoint_bits(folder.checkpoint)
@@ -171,6 +203,30 @@ def check_model(model: PreTrainedModel, config: RunConfig) -> None:
     plan_of(config).check_roles([role.value for role in layer_roles(blocks[0]).values()])
 
 
+def fingerprint_of(loaded: LoadedModel, tokens: CalibrationTokens) -> str:
+    """What a resumed run, and every process of one, must have alike: the weights' origin and the calibration text."""
+    return f"{loaded.origin} {tokens.hash}"
+
+
+def check_shares(config: RunConfig, ranks: Ranks) -> None:
+    """Refuse what several processes cannot share: a streamed model, diagnostics that look at more than the first one has.
+
+    Raises:
+        BinllmError: They are asked for, or there are fewer batches than processes.
+    """
+    share = ranks.shares(config.dataset.sequences, config.calibration.batch)[0].stop
+    if ranks.size > 1 and config.streaming:
+        raise bad_value("streaming", True, "false under torchrun: every process holds the whole model")
+    if ranks.size == 1 or not config.diagnostics.metrics:
+        return
+    if BLOCK_LOSS in config.diagnostics.metrics:
+        raise bad_value(
+            "diagnostics.metrics", BLOCK_LOSS, "other metrics under torchrun: it fits to all calibration text"
+        )
+    if (wanted := config.diagnostics.sequences) is None or wanted > share:
+        raise bad_value("diagnostics.sequences", wanted, f"at most {share} under torchrun, the first process's share")
+
+
 def card_of(config: RunConfig, full_precision: PerplexityRecord, quantized: PerplexityRecord) -> Card:
     """What the checkpoint's model card says of the run."""
     before, after = full_precision.perplexity, quantized.perplexity
@@ -191,7 +247,8 @@ def quantize_resumably(
     state, files = ResumeState(job.folder.state, job.folder.layers, fingerprint), BlockFiles(job.folder.state)
     diagnosis = Diagnosis(job.config.diagnostics, plan)
     with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):
-        streams = open_streams(model, tokens.ids, plan)
+        streams = open_streams(model, tokens.ids, plan, job.ranks)
+        job.ranks.agree(fingerprint, "model or calibration text")
         start = restore_progress(state, streams)
 
         def finished(index: int, block: Any, both: Any, records: list[Any]) -> None:
@@ -205,6 +262,24 @@ def quantize_resumably(
     if job.config.diagnostics.metrics:
         progress.set_apart("diagnostics", diagnosis.seconds)
         files.join(progress.blocks, job.folder)
+
+
+def load_packed(
+    config: RunConfig, checkpoint: Path, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The packed model of a checkpoint as the configuration wants it, streamed if the model was.
+
+    Args:
+        config: Kernel, device, attention, streaming.
+        checkpoint: Its folder.
+        dtype: Of everything that is not packed; None is the saved model's.
+
+    Raises:
+        BinllmError: As `load_checkpoint`.
+    """
+    load = stream_checkpoint if config.streaming else load_checkpoint
+    device, attention = str(pick_device(config.device)), config.model.attention.value
+    return load(checkpoint, dtype, config.kernel.name.value, device, attention)
 
 
 def measure(model: PreTrainedModel, text: TokenStream, job: Job, origin: Origin) -> PerplexityRecord:
@@ -226,12 +301,10 @@ def measure_tasks(folder: RunFolder, config: RunConfig) -> None:
     Raises:
         BinllmError: The checkpoint has no tokenizer, or as `task_measurements`.
     """
-    kernel, attention = config.kernel.name.value, config.model.attention.value
-    device, dtype = pick_device(config.device), getattr(torch, config.model.dtype.value)
-    model, tokenizer = load_checkpoint(folder.checkpoint, dtype, kernel, str(device), attention)
+    model, tokenizer = load_packed(config, folder.checkpoint, getattr(torch, config.model.dtype.value))
     if tokenizer is None:
         raise BinllmError(f"{folder.checkpoint}: zero-shot tasks need a tokenizer, and the checkpoint has none")
-    origin = origin_of(model, checkpoint_hash(folder.checkpoint), kernel)
+    origin = origin_of(model, checkpoint_hash(folder.checkpoint), config.kernel.name.value)
     task_measurements(model, tokenizer, config.zero_shot, origin, folder.evaluations)
 
 

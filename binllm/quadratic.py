@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+PANEL = 128  # rows of a weight whose values are found at once, so that nothing of its size is made
+
 
 class AmpRule(Enum):
     """Which proposals of an update attention matrix preservation (AMP) lets through; see `binllm.solvers.amp`."""
@@ -40,8 +42,13 @@ class Quadratic:
 
     def rows(self, weight_hat: Tensor) -> Tensor:
         """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
-        w = weight_hat.to(self.linear.dtype)
-        return ((self.apply(w) - 2 * self.linear) * w).sum(1)
+        found = []
+        for rows, linear in zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True):
+            w = rows.to(linear.dtype)
+            image = self.apply(w)
+            error = image.sub(linear, alpha=2) if self.identity else image.sub_(linear, alpha=2)
+            found.append(error.mul_(w).sum(1))
+        return torch.cat(found)
 
     def apply(self, rows: Tensor) -> Tensor:
         """``rows A`` (m, n_in)."""
@@ -52,17 +59,32 @@ class Quadratic:
         return self.apply(weight_hat.to(self.linear.dtype)) - self.linear
 
 
-@dataclass(frozen=True)
 class Amp:
     """Data of attention matrix preservation: ``L_AMP = ||W C Ŵᵀ||²_F = tr(Ŵ H Ŵᵀ)`` must not fall.
 
-    Attributes:
-        metric: ``H = (W C)ᵀ (W C)`` (n_in, n_in), so that half the gradient of L_AMP is ``Ŵ H``.
+    Args:
+        image: ``W C`` (n_out, n_in).
         rule: Which proposals are accepted.
     """
 
-    metric: Tensor
-    rule: AmpRule
+    def __init__(self, image: Tensor, rule: AmpRule):
+        self.rule = rule
+        self._image: Tensor | None = image
+        self._metric: Tensor | None = None
+
+    @property
+    def metric(self) -> Tensor:
+        """``H = (W C)ᵀ (W C)`` (n_in, n_in) scaled to trace n_in, so that half the gradient of L_AMP is along ``Ŵ H``.
+
+        Only the sign of the gradient matters, so the positive factor is free; this one keeps float32 safe. It is made when
+        it is first asked for, in place of the image: a wide layer's matrices are larger than all else.
+        """
+        if self._image is not None:
+            metric, self._image = self._image.T @ self._image, None
+            mean = float(metric.diagonal().mean())
+            self._metric = metric.div_(mean) if mean > 0 else metric
+        assert self._metric is not None
+        return self._metric
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from binllm.errors import BinllmError, bad_value
 T = TypeVar("T", bound=type)
 
 REGISTRY: dict[str, dict[str, type]] = {}
+PLUGINS: dict[str, Path] = {}  # files of imported plugins by the names of their modules
 
 
 def structured(cls: type) -> Any:
@@ -119,3 +120,4 @@ def load_plugin(path: str) -> None:
         raise
     except Exception as error:
         raise BinllmError(f"plugins = {path}: the file does not import ({type(error).__name__}: {error})") from error
+    PLUGINS[name] = file.resolve()

@@ -41,6 +41,8 @@ class RunConfig:
         seed: Seed of the calibration draw; 0 takes the first sequences.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
         threads: Threads of torch; null leaves its own choice.
+        streaming: Read the model's weights block by block when they are needed, for models larger than memory (hub and
+            folder only); the result is the same to the bit.
         plugins: Python files that register a user's own algorithms.
     """
 
@@ -48,6 +50,7 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    streaming: bool = False
     plugins: list[str] = field(default_factory=list)
     model: Any = MISSING
     dataset: Any = MISSING

@@ -22,6 +22,10 @@ PROGRAM = "binllm-tools"
 COMMANDS: dict[str, Callable[..., None]] = {}
 
 
+class Overrides(list[str]):
+    """All arguments as they are, also those that begin with a dash: a command line of ``binllm``."""
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function a sub-command of its name."""
     COMMANDS[function.__name__] = function
@@ -156,6 +160,19 @@ def collect(results: Path, out: Path = Path("runs.parquet"), reference: str | No
 
 
 @command
+def plan(overrides: Overrides) -> None:
+    """List the runs of a command line of binllm: done, partial or missing, time and memory left. Nothing is run.
+
+    OVERRIDES are what binllm takes, -m included: plan -m method=rtn,billm seed=0,1; plan experiment=baselines.
+    """
+    from binllm.planning import plan as print_plan
+    from binllm.planning.runs import State
+
+    if any(job.found.state is State.refused for job in print_plan(overrides)):
+        raise SystemExit(2)
+
+
+@command
 def tables(results: Path, out: Path = Path("tables")) -> None:
     """Write the paper's tables and ablations from all runs below a folder, beside the published figures.
 
@@ -177,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise bad_value("sub-command", arguments[0], COMMANDS)
+        if arguments and not {"-h", "--help"} & set(arguments) and _takes_overrides(arguments[0]):
+            COMMANDS[arguments[0]](Overrides(arguments[1:]))
+            return
         values = vars(_parser().parse_args(arguments))
         COMMANDS[values.pop("command")](**values)
     except BinllmError as error:
@@ -184,6 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _takes_overrides(name: str) -> bool:
+    return Overrides in typing.get_type_hints(COMMANDS[name]).values() if name in COMMANDS else False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -211,7 +235,7 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: introspection.Para
     required = parameter.default is parameter.empty
     members = [one for one in typing.get_args(hint) if one is not type(None)]
     kind = members[0] if members else hint
-    if typing.get_origin(hint) is list:
+    if hint is Overrides or typing.get_origin(hint) is list:
         options["nargs"] = "+" if required else "*"
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction

@@ -105,7 +105,11 @@ class Preloaded:
 
 
 def install_hooks(
-    layers: str | None = None, die_in_write: int = 0, writes: str | None = None, interrupt_in_write: int = 0
+    layers: str | None = None,
+    die_in_write: int = 0,
+    writes: str | None = None,
+    interrupt_in_write: int = 0,
+    environment: dict[str, str] | None = None,
 ) -> None:
     """Watch or kill this process from inside.
 
@@ -115,7 +119,9 @@ def install_hooks(
             the file is there, or the folder's new entry is not durable yet.
         writes: File to which a line is appended for every durable write.
         interrupt_in_write: Send this process what Ctrl-C sends, in its so-manieth durable write.
+        environment: Variables that this process has besides.
     """
+    os.environ.update(environment or {})
     from binllm.tracking import atomic, progress
 
     count = 0
@@ -153,7 +159,9 @@ def _serve() -> None:
     import binllm.cli
     import binllm.explain
     import binllm.help
+    import binllm.jobs
     import binllm.pipeline
+    import binllm.planning
     import binllm.tools  # noqa: F401
 
     torch.set_num_threads(1)

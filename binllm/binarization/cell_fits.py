@@ -6,13 +6,18 @@ all rows of a cell are fitted at once. Tensors are transposed: a target is Wᵀ 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from binllm.binarization.cells import Cells
+from binllm.parallel import by_parts
+
+Result = TypeVar("Result")
 
 EMPTY = 1e-8  # added to denominators that are zero where a row or a column has no signs, as in the published code
 
@@ -47,7 +52,7 @@ def fit_alternating(cells: Cells, target: Tensor, iterations: int) -> None:
     Raises:
         ValueError: The cells have column scales.
     """
-    _fit_means(cells, target, lambda part: _alternating(part, iterations))
+    _fit_means(cells, target, partial(_alternating, iterations=iterations))
 
 
 def fit_row_column(cells: Cells, target: Tensor, iterations: int) -> None:
@@ -67,11 +72,10 @@ def fit_row_column(cells: Cells, target: Tensor, iterations: int) -> None:
     if cells.column_scale is None or cells.mean is not None:
         raise ValueError("row and column scales are fitted to cells with column scales and without means")
     signs = torch.zeros_like(cells.signs, dtype=target.dtype)
-    for part in _parts(cells, target):
-        planes, rows, columns = _row_column(part, iterations)
-        signs[: part.order].index_add_(1, part.columns, planes)
-        cells.row_scale[: part.order, part.cell] = rows
-        cells.column_scale[: part.order, part.cell, part.columns] = columns
+    for cell, own, (planes, rows, columns) in _of_all(cells, target, partial(_row_column, iterations=iterations)):
+        signs[: len(planes)].index_add_(1, own, planes)
+        cells.row_scale[: len(planes), cell] = rows
+        cells.column_scale[: len(planes), cell, own] = columns
     cells.signs = signs.to(torch.int8)
 
 
@@ -95,7 +99,8 @@ def refit_to_inputs(cells: Cells, target: Tensor, gram: Tensor, iterations: int)
         ValueError: The cells have column scales.
     """
     mean, limits = _means(cells), torch.finfo(gram.dtype)
-    for part in _parts(cells, target):
+
+    def refit(part: _Part) -> None:
         planes = [part.mask, *(cells.signs[: part.order].index_select(1, part.columns) * part.mask)]
         own = gram.index_select(0, part.columns).index_select(1, part.columns)
         floor = len(gram) * limits.eps * (own.diagonal() @ part.mask) + limits.tiny**0.5
@@ -107,6 +112,8 @@ def refit_to_inputs(cells: Cells, target: Tensor, gram: Tensor, iterations: int)
                 for entry, other in zip(row, theta, strict=True):
                     step = torch.addcmul(step, entry, other, value=-1)
                 value += step
+
+    _of_all(cells, target, refit)
 
 
 @dataclass(frozen=True)
@@ -130,13 +137,22 @@ class _Part:
     count: Tensor
 
 
-def _parts(cells: Cells, target: Tensor) -> Iterator[_Part]:
-    for cell, order in enumerate(cells.orders):
-        mask = cells.mask(cell)
-        columns = mask.sum(1).nonzero()[:, 0]
-        mask = mask.index_select(0, columns)
-        own = target.index_select(0, columns) * mask
-        yield _Part(cell, order, columns, mask, own, count=mask.sum(0).clamp_min(1))
+def _part(cells: Cells, target: Tensor, cell: int) -> _Part:
+    mask = cells.mask(cell)
+    columns = mask.sum(1).nonzero()[:, 0]
+    mask = mask.index_select(0, columns)
+    own = target.index_select(0, columns) * mask
+    return _Part(cell, cells.orders[cell], columns, mask, own, count=mask.sum(0).clamp_min(1))
+
+
+def _of_all(cells: Cells, target: Tensor, rule: Callable[[_Part], Result]) -> list[tuple[int, Tensor, Result]]:
+    """Every cell, its columns, and what a rule makes of it; cells do not touch each other."""
+
+    def of(cell: int) -> tuple[int, Tensor, Result]:
+        part = _part(cells, target, cell)
+        return cell, part.columns, rule(part)
+
+    return by_parts(of, range(len(cells.orders)))
 
 
 def _means(cells: Cells) -> Tensor:
@@ -148,11 +164,10 @@ def _means(cells: Cells) -> Tensor:
 def _fit_means(cells: Cells, target: Tensor, rule: Callable[[_Part], _Fit]) -> None:
     """Fit every cell by a rule and write the results."""
     mean, signs = _means(cells), torch.zeros_like(cells.signs, dtype=target.dtype)
-    for part in _parts(cells, target):
-        planes, mean[part.cell], scales = rule(part)
-        for p in range(part.order):
-            signs[p].index_add_(0, part.columns, planes[p])
-            cells.row_scale[p, part.cell] = scales[p]
+    for cell, own, (planes, mean[cell], scales) in _of_all(cells, target, rule):
+        for p, plane in enumerate(planes):
+            signs[p].index_add_(0, own, plane)
+            cells.row_scale[p, cell] = scales[p]
     cells.signs = signs.to(torch.int8)
 
 

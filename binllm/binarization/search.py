@@ -9,15 +9,18 @@ Differs from the published code: that decides in float32, and may keep another o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from itertools import product
 from math import isfinite
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from binllm.binarization.search_errors import ascending, column_errors, first_order_gains, output_errors, residual
+from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
 PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
@@ -58,7 +61,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
-        return reduce(add, (column_errors(x, counts) for x in _transposed(ordered, dtype)))
+        return reduce(add, (column_errors(_transposed(rows, dtype), counts) for rows in _panels(ordered)))
 
     best = _first_least(errors, most - 1, searched, floor=1e-12 * energy)
     return ranking.topk(1 + best).indices.sort().values
@@ -76,7 +79,7 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     """
     thresholds = _plain_thresholds(searched, salient)
     panels = _panels(searched.index_select(1, (~salient).nonzero()[:, 0]), SORTED_PANEL)
-    gains = reduce(add, (first_order_gains(rows, thresholds) for rows in panels))
+    gains = reduce(add, by_parts(partial(first_order_gains, thresholds=thresholds), panels))
     return _split(searched, ~salient, thresholds[_first(-gains)])
 
 
@@ -97,9 +100,13 @@ def split_plain_by_inputs(
     fixed = ((rest @ s[salient][:, salient]) * rest).sum()
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
-        chosen, plain_metric = thresholds[list(candidates)].to(dtype), s[~salient][:, ~salient].to(dtype)
-        panels = zip(_transposed(plain, dtype), _transposed(cross, dtype), strict=True)
-        return reduce(add, (output_errors(x, y, chosen, plain_metric) for x, y in panels), fixed)
+        plain_metric = s[~salient][:, ~salient].to(dtype)
+
+        def of(rows: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:
+            x, y = (_transposed(matrix, dtype) for matrix in rows)
+            return output_errors(x, y, thresholds[list(some)].to(dtype), plain_metric)
+
+        return fixed + _over_panels(of, list(zip(_panels(plain), _panels(cross), strict=True)), candidates)
 
     bound = (searched.abs().double() @ s.diagonal().clamp(min=0).sqrt()).square().sum()  # at least tr(|M| |S| |M|ᵀ)
     best = _first_least(errors, len(thresholds), searched, floor=1e-7 * float(bound))
@@ -126,9 +133,12 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     thresholds = _quantiles(ascending(present))
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
-        x, chosen = entries.T.to(dtype).contiguous(), thresholds[list(candidates)].to(dtype)[:, None, None]
-        left = [residual(x, (x.abs() >= some).to(dtype), 2) for some in chosen.split(max(1, PANEL // x.numel()))]
-        return torch.cat([part.square().sum((1, 2), dtype=torch.float64) for part in left])
+        x, chosen = _transposed(entries, dtype), thresholds[list(candidates)].to(dtype)[:, None, None]
+
+        def of(some: Tensor) -> Tensor:
+            return residual(x, torch.ge(x.abs(), some).to(dtype), 2).square().sum((1, 2), dtype=torch.float64)
+
+        return torch.cat(by_parts(of, chosen.split(max(1, PANEL // x.numel()))))
 
     energy = float(torch.linalg.vector_norm(entries, dtype=torch.float64)) ** 2
     return _split(searched, salient, thresholds[_first_least(errors, len(thresholds), searched, floor=1e-12 * energy)])
@@ -160,9 +170,19 @@ def _panels(matrix: Tensor, entries: int = PANEL) -> Sequence[Tensor]:
     return matrix.chunk(max(1, round(matrix.numel() / entries))) if matrix.device.type == "cpu" else [matrix]
 
 
-def _transposed(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The panels with a contiguous row for every column."""
-    return (panel.T.to(dtype).contiguous() for panel in _panels(matrix))
+def _transposed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous row for every column."""
+    return rows.T.to(dtype).contiguous()
+
+
+def _over_panels(
+    errors: Callable[[Any, Sequence[int]], Tensor], panels: Sequence[Any], candidates: Sequence[int]
+) -> Tensor:
+    """Errors of these candidates, summed over the panels in their order; idle threads take panels and candidates."""
+    middle = len(candidates) // 2
+    shares = [some for some in (candidates[:middle], candidates[middle:]) if len(some)]
+    found = by_parts(lambda task: errors(*task), list(product(panels, shares)))
+    return reduce(add, (torch.cat(found[k : k + len(shares)]) for k in range(0, len(found), len(shares))))
 
 
 def _first(errors: Tensor) -> int:

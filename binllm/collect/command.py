@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from binllm.collect.runs import CollectedRun, find_runs
@@ -11,7 +10,6 @@ from binllm.errors import BinllmError, bad_value
 from binllm.tracking.atomic import replacing
 
 SUFFIXES = (".parquet", ".csv")
-PACKAGES = ("pandas", "pyarrow", "scipy")
 
 
 def collect(results: Path, out: Path, reference: str | None = None) -> list[CollectedRun]:
@@ -55,9 +53,6 @@ def collect(results: Path, out: Path, reference: str | None = None) -> list[Coll
 
 
 def _check(results: Path, out: Path) -> None:
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise BinllmError(f"collect needs {', '.join(missing)}; pip install 'binllm[tables]'")
     if not results.is_dir():
         raise bad_value("RESULTS", results, "an existing folder of run folders")
     if out.suffix not in SUFFIXES:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from binllm.diagnostics.passes import installed, run_pass
-from binllm.inner_loop import fit_layers, fitted_side_by_side
+from binllm.inner_loop import Measured, fit_layers, fitted_side_by_side
 from binllm.models import linear_layers, stages
 from binllm.objectives import Objective
 from binllm.parallel import side_by_side
 from binllm.plan import Plan
-from binllm.statistics import Moments, TokenWeights
+from binllm.statistics import Moments, Statistics, TokenWeights
 from binllm.streams import DualStream
 
 Weighted = tuple[str, TokenWeights]
@@ -45,14 +45,14 @@ def block_losses(
         (layer name, objective's name, loss of every sequence).
     """
     linears = linear_layers(block)
-    moments = _moments(streams, block, {objective.token_weights for objective in objectives})
+    statistics = _statistics(streams, block, {objective.token_weights for objective in objectives})
     reader = {name: group[0] for group in stages(block) for name in group}
     targets = [streams.call(block, streams.x[span]) for span in spans]
 
     def fit(task: tuple[str, Objective]) -> nn.Module:
         name, objective = task
-        statistics = moments[reader[name], objective.token_weights].statistics()
-        _, _, [packed] = fit_layers([linears[name]], objective, plan.binarization, statistics, plan)
+        measured = Measured(statistics[reader[name], objective.token_weights])
+        _, _, [packed] = fit_layers([linears[name]], objective, plan.binarization, measured, plan)
         return packed
 
     tasks = [(name, objective) for name in reader for objective in objectives]
@@ -68,7 +68,7 @@ def block_losses(
         )
 
 
-def _moments(streams: DualStream, block: nn.Module, weights: set[TokenWeights]) -> dict[Weighted, Moments]:
+def _statistics(streams: DualStream, block: nn.Module, weights: set[TokenWeights]) -> dict[Weighted, Statistics]:
     linears = linear_layers(block)
     readers = [group[0] for group in stages(block)]
     device = streams.device
@@ -79,4 +79,4 @@ def _moments(streams: DualStream, block: nn.Module, weights: set[TokenWeights]) 
         inputs = run_pass(streams, block, streams.x[span], dict.fromkeys(readers)).inputs
         for (name, _), moments in found.items():
             moments.add(inputs[name], inputs[name])
-    return found
+    return {key: moments.statistics() for key, moments in found.items()}

@@ -16,6 +16,7 @@ from binllm.evaluation.intervals import RESAMPLES, SEED, perplexity_interval
 from binllm.evaluation.perplexity import definition, perplexity
 from binllm.evaluation.zero_shot import measure_task, source_of
 from binllm.evaluation.zero_shot_config import ZeroShotConfig
+from binllm.models import device_of
 from binllm.tracking.measurements import (
     Origin,
     TaskMeasurement,
@@ -44,7 +45,7 @@ def origin_of(model: PreTrainedModel, identity: str, kernel: str | None) -> Orig
         quantized=kernel is not None,
         dtype=str(model.dtype).removeprefix("torch."),
         kernel=kernel,
-        device=device_name(model.device),
+        device=device_name(device_of(model)),
         threads=torch.get_num_threads(),
         git_commit=commit,
         git_dirty=dirty,

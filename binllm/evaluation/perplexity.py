@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from binllm.data.tokens import TokenStream, token_stream
 from binllm.errors import bad_value
+from binllm.evaluation.by_block import logits_by_block
 from binllm.evaluation.config import EvaluationConfig
-from binllm.models.loading import check_context
+from binllm.models import check_context, is_streamed
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ def perplexity(
     check_context(model, config.window, "evaluation.window")
     stride, count = _windows(text, config)
     total, means, sizes = 0.0, [], []
-    for begin in range(0, count, config.batch):
-        # the last batch repeats its last window: another shape could round differently
-        numbers = [min(begin + row, count - 1) for row in range(config.batch)]
-        ids = text.sequences([number * stride for number in numbers], config.window)
-        losses = _token_nll(model, ids)
+    # the last batch repeats its last window: another shape could round differently
+    starts = [[min(begin + row, count - 1) for row in range(config.batch)] for begin in range(0, count, config.batch)]
+    batches = [text.sequences([number * stride for number in numbers], config.window) for numbers in starts]
+    for begin, losses in zip(range(0, count, config.batch), _token_nll(model, batches), strict=True):
         for row in range(min(config.batch, count - begin)):
             new = losses[row] if begin + row == 0 else losses[row, -stride:]
             loss = new.sum(dtype=torch.float64).item()
@@ -131,9 +131,17 @@ def _windows(text: TokenStream, config: EvaluationConfig) -> tuple[int, int]:
     return stride, config.windows or available
 
 
-def _token_nll(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of every token but a row's first: (rows, length - 1) float32, on the CPU."""
-    ids = ids.to(model.device)
-    logits = model(input_ids=ids, use_cache=False).logits  # (rows, length, vocabulary)
-    rows = zip(logits, ids, strict=True)
-    return torch.stack([cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in rows]).cpu()
+def _token_nll(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Negative log-likelihood of every token but a row's first: (rows, length - 1) float32 of each batch, on the CPU."""
+    for ids, logits in zip(batches, _logits(model, batches), strict=True):
+        rows = zip(logits, ids.to(logits.device), strict=True)
+        yield torch.stack([cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in rows]).cpu()
+
+
+def _logits(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """(rows, length, vocabulary) of each batch."""
+    if is_streamed(model):
+        yield from logits_by_block(model, batches)
+    else:
+        for ids in batches:
+            yield model(input_ids=ids.to(model.device), use_cache=False).logits

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.configuration import CONF, compose_run
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation.measure import origin_of
-from binllm.models import load_model
+from binllm.models import load_model, to_device
 from binllm.models.config import Dtype
-from binllm.packing.checkpoint import load_checkpoint
+from binllm.packing.checkpoint import load_checkpoint, stream_checkpoint
 from binllm.packing.headers import METHOD, checkpoint_hash
 from binllm.pipeline import model_name, pick_device
 from binllm.schema import RunConfig, build
@@ -101,12 +101,13 @@ def load_subject(place: str, config: RunConfig, dtype: Dtype | None) -> Subject:
         torch.set_num_threads(config.threads)
     device, checkpoint = pick_device(config.device), checkpoint_of(place)
     if checkpoint is None:
-        loaded = load_model(config.model if dtype is None else replace(config.model, dtype=dtype))
-        model: PreTrainedModel = loaded.model.to(device)  # type: ignore[arg-type]
+        loaded = load_model(config.model if dtype is None else replace(config.model, dtype=dtype), config.streaming)
+        model: PreTrainedModel = to_device(loaded.model, device)
         return Subject(model, loaded.tokenizer, origin_of(model, loaded.origin, None))
     kernel, attention = config.kernel.name.value, config.model.attention.value
     chosen = None if dtype is None else getattr(torch, dtype.value)
-    model, tokenizer = load_checkpoint(checkpoint, chosen, kernel, str(device), attention)
+    load = stream_checkpoint if config.streaming else load_checkpoint
+    model, tokenizer = load(checkpoint, chosen, kernel, str(device), attention)
     if tokenizer is None:
         raise BinllmError(f"{checkpoint}: has no tokenizer, so nothing can be measured on text")
     return Subject(model, tokenizer, origin_of(model, checkpoint_hash(checkpoint), kernel))

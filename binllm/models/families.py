@@ -2,7 +2,7 @@
 
 No model name and no class name of a model is looked at. The rules:
 
-- The decoder blocks are the longest ``ModuleList`` whose members are of one class and hold linear layers.
+- The decoder blocks are the longest ``ModuleList`` whose members are of one class and hold linear layers, packed or not.
 - A layer's role is read from the name of the attribute that holds it in the block (`ROLE_OF_NAME`), the last
   component of its path. A name that is not listed is an error, never a guess.
 - The stages are the roles in data-flow order; layers of one stage read the same input.
@@ -15,6 +15,7 @@ from enum import StrEnum
 from torch import nn
 
 from binllm.errors import BinllmError
+from binllm.packing import BinaryLinear
 
 
 class Role(StrEnum):
@@ -74,7 +75,7 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len({type(block) for block in module}) == 1
-        and any(isinstance(part, nn.Linear) for part in module[0].modules())
+        and any(isinstance(part, nn.Linear | BinaryLinear) for part in module[0].modules())
     ]
     if not found:
         raise BinllmError("model: no list of decoder blocks with linear layers found in it")

@@ -35,17 +35,29 @@ def check_folder(folder: Path, key: str) -> None:
     if not any(folder.iterdir()):
         raise bad_value(key, folder, "a model folder; this one is empty")
     check_architecture(_read_json(folder, "config.json", key), key, str(folder))
-    shards = {path.name for path in folder.glob("*.safetensors")}
-    if (folder / _INDEX).exists():
-        shards = set(_read_json(folder, _INDEX, key).get("weight_map", {}).values())
-    if not shards:
+    files = shards(folder, key)
+    if not files:
         raise bad_value(key, folder, "a folder with *.safetensors (pickled weights are never read)")
-    for name in sorted(shards):
+    for file in files:
         try:
-            with safe_open(folder / name, framework="pt"):
+            with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise BinllmError(f"{key} = {folder}: {name} is missing, cut or damaged ({one_line(error)})") from error
+            raise BinllmError(
+                f"{key} = {folder}: {file.name} is missing, cut or damaged ({one_line(error)})"
+            ) from error
+
+
+def shards(folder: Path, key: str) -> list[Path]:
+    """The safetensors files of a model folder, those that its index names if it has one.
+
+    Raises:
+        BinllmError: The index cannot be read.
+    """
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if (folder / _INDEX).exists():
+        names = set(_read_json(folder, _INDEX, key).get("weight_map", {}).values())
+    return [folder / name for name in sorted(names)]
 
 
 def check_architecture(config: dict, key: str, target: str) -> None:

@@ -60,7 +60,7 @@ def converted_gguf(file: Path, key: str) -> Iterator[Path]:
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise bad_value(key, file, "a GGUF file (it does not start with GGUF)")
-    target = cache_folder() / "models" / f"gguf-v{_VERSION}-{file_hash(file)[:32]}"
+    target = _place_of(file)
     if _is_whole(target):
         yield target
         return
@@ -74,6 +74,16 @@ def converted_gguf(file: Path, key: str) -> Iterator[Path]:
         yield _publish(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def cached_copy(file: Path) -> Path | None:
+    """The folder of a GGUF file that was converted before; None for another one."""
+    target = _place_of(file)
+    return target if _is_whole(target) else None
+
+
+def _place_of(file: Path) -> Path:
+    return cache_folder() / "models" / f"gguf-v{_VERSION}-{file_hash(file)[:32]}"
 
 
 def _is_whole(folder: Path) -> bool:

@@ -32,14 +32,28 @@ def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadra
         ``A = G``, ``T = W((1-α)G + αC)``.
     """
     g, c = statistics.gram, statistics.cross_gram
-    return Quadratic(g, weight @ ((1 - alpha) * g + alpha * c), float(target_energy(weight, statistics, alpha).sum()))
+    linear = weight @ _mixture((1 - alpha, g), (alpha, c))
+    return Quadratic(g, linear, float(target_energy(weight, statistics, alpha).sum()))
 
 
 def target_energy(weight: Tensor, statistics: Statistics, alpha: float) -> Tensor:
     """Energy per token (n_out,) of each output of the target ``((1-α)X̂ + αX)Wᵀ``."""
     g, c, f = statistics.gram, statistics.cross_gram, statistics.reference_gram
-    moment = (1 - alpha) ** 2 * g + alpha * (1 - alpha) * (c + c.T) + alpha**2 * f
-    return ((weight @ moment) * weight).sum(1)
+    cross = alpha * (1 - alpha)
+    both = c + c.T if cross else c
+    moment = _mixture(((1 - alpha) ** 2, g), (cross, both), (alpha**2, f))
+    return (weight @ moment).mul_(weight).sum(1)
+
+
+def _mixture(*terms: tuple[float, Tensor]) -> Tensor:
+    """A weighted sum; no copy is made for a weight of 0, nor of a term that stands alone with the weight 1."""
+    present = [term for term in terms if term[0]]
+    if [weight for weight, _ in present] == [1]:
+        return present[0][1]
+    total = present[0][0] * present[0][1]
+    for weight, matrix in present[1:]:
+        total += weight * matrix
+    return total
 
 
 def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:

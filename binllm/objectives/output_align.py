@@ -57,13 +57,5 @@ class OutputAlign:
         return family.temper(quadratic, weight, self.tempering)
 
     def amp(self, weight: Tensor, statistics: Statistics) -> Amp | None:
-        """``H = (W C)ᵀ(W C)``, from ``L_AMP = N² ||W C Ŵᵀ||²`` (method's corrected form), scaled to trace n_in.
-
-        Only the sign of its gradient matters, so the positive factor is free; this one keeps float32 safe.
-        """
-        if self.amp_rule is AmpRule.off:
-            return None
-        mixed = weight @ statistics.cross_gram
-        metric = mixed.T @ mixed
-        trace = float(metric.diagonal().mean())
-        return Amp(metric / trace if trace > 0 else metric, self.amp_rule)
+        """``L_AMP = N² ||W C Ŵᵀ||²`` (method's corrected form)."""
+        return None if self.amp_rule is AmpRule.off else Amp(weight @ statistics.cross_gram, self.amp_rule)

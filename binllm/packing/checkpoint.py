@@ -24,10 +24,20 @@ from transformers.utils import logging
 
 from binllm.errors import BinllmError
 from binllm.kernels import KernelName, check_kernel
+from binllm.models.on_demand import read_tensor, to_device
+from binllm.models.streaming import empty_model, stream_weights
 from binllm.packing.card import Card, write_card
-from binllm.packing.headers import FORMAT_VERSION, INDEX_FILE, file_hash, read_config, tensor_files
+from binllm.packing.headers import (
+    FORMAT_VERSION,
+    INDEX_FILE,
+    check_hashes,
+    file_hash,
+    read_config,
+    read_headers,
+    tensor_files,
+)
 from binllm.packing.layer import binary_layers, set_kernel
-from binllm.packing.quantizer import BinllmQuantizationConfig
+from binllm.packing.quantizer import BinllmQuantizationConfig, check_tensors, replace_layers
 from binllm.tracking.atomic import replacing_folder
 
 
@@ -58,7 +68,7 @@ def save_checkpoint(
     folder = Path(folder)
     with _one_line_on_failure(folder), replacing_folder(folder) as partial:
         tensors, tied = _tensors_to_save(model)
-        hashes = _write_tensors(tensors, partial, max_shard_size)
+        hashes = _write_tensors(model, tensors, partial, max_shard_size)
         _config_to_save(model, tied, header, hashes).save_pretrained(partial)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(partial)
@@ -101,12 +111,39 @@ def load_checkpoint(
             folder, dtype=dtype or "auto", local_files_only=True, device_map={"": device}, **options
         )
     set_kernel(model, kernel)
+    return model, _tokenizer(folder)
+
+
+def stream_checkpoint(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    kernel: str | KernelName = KernelName.dense,
+    device: torch.device | str = "cpu",
+    attn_implementation: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """As `load_checkpoint`, but every decoder block is read when it runs, and forgotten after."""
+    folder = Path(folder)
+    check_kernel(kernel, device)
+    quantization, files = read_config(folder)["quantization_config"], tensor_files(folder)
+    model = empty_model(folder, dtype, attn_implementation)
+    replace_layers(model, quantization["layers"], model.dtype)
+    check_tensors(model, read_headers(files))
+    check_hashes(files, quantization.get("sha256", {}))
+    stream_weights(model, files)
+    set_kernel(model, kernel)
+    return to_device(model, torch.device(device)), _tokenizer(folder)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True) if has_tokenizer else None
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True) if has_tokenizer else None
 
 
 def _tensors_to_save(model: PreTrainedModel) -> tuple[dict[str, Tensor], bool]:
-    """The tensors by name, tied ones once, and whether the model's tied tensors are tied in fact."""
+    """The tensors by name, tied ones once, and whether the model's tied tensors are tied in fact.
+
+    Those that are not in memory stay on the meta device, in the dtype in which they are saved.
+    """
     state, tied = model.state_dict(), True
     for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         if target in state and source in state and state[target].data_ptr() == state[source].data_ptr():
@@ -114,15 +151,17 @@ def _tensors_to_save(model: PreTrainedModel) -> tuple[dict[str, Tensor], bool]:
         else:
             tied = False
     packed = {f"{layer}.{name}" for layer, m in binary_layers(model).items() for name, _ in m.named_buffers()}
-    tensors = {n: t.contiguous() if n in packed else _smallest_exact(t) for n, t in sorted(state.items())}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for (
-        name,
-        tensor,
-    ) in tensors.items():  # safetensors refuses memory shared in ways that transformers cannot tie
-        address = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if address in seen else tensor
-        seen.add(address)
+    for name, tensor in sorted(state.items()):
+        read = read_tensor(model, name, tensor)
+        saved = read.contiguous() if name in packed else _smallest_exact(read)
+        address = saved.untyped_storage().data_ptr()
+        if tensor.is_meta:
+            tensors[name] = saved.to("meta")
+        else:  # safetensors refuses memory shared in ways that transformers cannot tie
+            tensors[name] = saved.clone() if address in seen else saved
+            seen.add(address)
     return tensors, tied
 
 
@@ -136,8 +175,10 @@ def _smallest_exact(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _write_tensors(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> dict[str, str]:
-    """Write the tensor files and, for more than one, their index.
+def _write_tensors(
+    model: PreTrainedModel, tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str
+) -> dict[str, str]:
+    """Write the tensor files and, for more than one, their index; what is not in memory is read file by file.
 
     Returns:
         SHA-256 of every tensor file by its name.
@@ -147,7 +188,9 @@ def _write_tensors(tensors: dict[str, Tensor], folder: Path, max_shard_size: int
     )
     hashes = {}
     for file, names in split.filename_to_tensors.items():
-        save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
+        content = {name: read_tensor(model, name, tensors[name]) for name in names}
+        save_file(content, folder / file, metadata={"format": "pt"})
+        del content
         (folder / file).chmod(0o644)  # safetensors writes files that only their owner may read
         hashes[file] = file_hash(folder / file)
     if split.is_sharded:

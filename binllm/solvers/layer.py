@@ -19,7 +19,7 @@ Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: R =
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from binllm.parallel import LARGE, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
-from binllm.solvers.linear_algebra import Factor, all_finite, factorise
+from binllm.solvers.linear_algebra import Factor, all_finite, factorise, inverse_of_upper
 from binllm.solvers.updates import BlockQuadratic, Running
 
 Improvement = Callable[[Any, BlockQuadratic], None]
@@ -60,96 +60,106 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     walk = _Walk(problem, binarization, solver, dtype)
     small = problem.weight.numel() < LARGE
     with one_thread(small):
-        walk.greedy()
-    trace = [problem.objective.value(walk.first), problem.objective.value(walk.dense)]
+        first = walk.greedy()
+    trace = [problem.objective.value(found) for found in (first, walk.dense)]
     for _ in range(solver.passes if walk.joint else 0):
         with one_thread(small):
             trace.append(trace[-1] + walk.descend())
-    status = Status.solved if walk.factor.recoveries == 0 else Status.recovered
+    status = Status.solved if walk.recoveries == 0 else Status.recovered
     if walk.counts.raised:
         status = Status.amp_raised
     code = binarization.assemble(walk.blocks)
-    found = {"ridge": walk.factor.ridge, "recoveries": walk.factor.recoveries, "fed_back": walk.fed_back}
+    found = {"ridge": walk.ridge, "recoveries": walk.recoveries, "fed_back": walk.fed_back}
     return Solution(code, status, trace, sweeps=solver.sweeps, amp=walk.counts, **found)
 
 
 class _Walk:
-    """State of the walk: continuous weights, of which finished blocks hold their quantized values."""
+    """State of the walk.
+
+    Attributes:
+        wanted: W* (n_out, n_in), the continuous weights; the problem's own tensor where that is what is wanted.
+        dense: Ŵ of the finished blocks, W* in the others; None in the greedy pass, which asks for it under AMP only.
+        factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
+    """
 
     def __init__(self, problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype):
         self.problem, self.binarization, self.solver, self.dtype = problem, binarization, solver, dtype
-        self.factor: Factor = factorise(problem.feedback, solver.ridge)
-        self.dense: Tensor = self._minimiser()
-        self.first = torch.zeros_like(self.dense)
+        n_in = problem.weight.shape[1]
+        width = binarization.block_size or n_in
+        self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
+        slope = problem.objective.gradient(problem.weight)
+        pulled = bool(slope.any())
+        if not pulled:
+            del slope  # before there is a factor
+        self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
+        self.wanted: Tensor = self._minimiser(slope) if pulled else problem.weight
+        if problem.drift is not None:
+            self.wanted = self.wanted.clone()  # the greedy pass moves it
+        self.ridge, self.recoveries = self.factor.ridge, self.factor.recoveries
+        self.dense: Tensor | None = None
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
-        self.diagonal: Tensor | None = None  # of S⁻¹, for those that ask
         self.fed_back = 0.0
         # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
         # feedback: the extra rounds are then spent inside the greedy pass.
         self.joint = problem.feedback_is_objective or solver.feedback is Feedback.none
-        n_in = problem.weight.shape[1]
-        width = binarization.block_size or n_in
-        self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
 
-    def _minimiser(self) -> Tensor:
-        """``W + (T - W A) A⁻¹``: the ridge pulls towards W and not towards zero."""
-        weight, objective = self.problem.weight, self.problem.objective
-        pull = objective.linear - objective.apply(weight)
-        if not bool(pull.any()):
-            return weight.clone()
+    def _minimiser(self, slope: Tensor) -> Tensor:
+        """``W - (W A - T) A⁻¹``: the ridge pulls towards W and not towards zero."""
         same = self.problem.feedback_is_objective
-        factor = self.factor if same else factorise(objective.metric, self.solver.ridge)
-        return weight + factor.solve_right(pull)
+        factor = self.factor if same else factorise(self.problem.objective.metric, self.solver.ridge)
+        return self.problem.weight - factor.solve_right(slope)
 
-    def greedy(self) -> None:
-        """One pass from left to right with error feedback."""
-        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.zeros_like(self.dense)
+    def greedy(self) -> Tensor:
+        """One pass from left to right with error feedback.
+
+        Returns:
+            The weight (n_out, n_in) of the blocks' first codes, in the dtype of the fits.
+        """
+        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.zeros_like(self.wanted)
+        first = torch.zeros_like(errors, dtype=self.dtype)
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
+        variance = cache(self.factor.variance)
         for span in self.spans:
-            carried = self._carried(errors, span)
-            start = self.dense[:, span] + carried
-            metric = self._block_metric(span)
+            panel = self.factor.panels[0]
+            own, carried = panel[span], _carried(errors, panel)
+            start = self.wanted[:, span] + carried
+            metric = self._block_metric(span, own)
             # Which columns are salient is a question to the inputs, also where the objective does not see them.
             inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-            upper = self.factor.inverse_upper(span)
-            variance = partial(self._variance, span)
-            target = Target(start, metric, inputs, upper, variance, limits).to(self.dtype)
+            upper = inverse_of_upper(own)
+            target = Target(start, metric, inputs, upper, lambda of=span: variance()[of], limits).to(self.dtype)
             block = self.binarization.initialise(target)
-            self.first[:, span] = block.dense().T.double()
+            first[:, span] = block.dense().T
             running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
             terms = (metric, start @ metric)
-            self._improve(self.solver.fit, block, span, terms, running)
+            fitted = self._improve(self.solver.fit, block, span, terms, running)
             for _ in range(0 if self.joint else self.solver.passes):
-                self._improve(self.solver.refine, block, span, terms, running)
+                fitted = self._improve(self.solver.refine, block, span, terms, running)
             self.blocks.append(block)
             if self.solver.feedback is not Feedback.none:
-                error = start + running.correction().T.to(start.dtype) - self.dense[:, span]
-                errors[:, span] = self._felt(span, error, upper) - carried
+                error = start + running.correction().T.to(start.dtype) - fitted
+                errors[:, span] = self._felt(own, error, upper) - carried
             if drift is not None:
-                self.dense[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
+                self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
+            self.factor.panels.pop(0)
+        self.dense = self._so_far()
+        return first
 
-    def _block_metric(self, span: slice) -> Tensor:
+    def _so_far(self) -> Tensor:
+        """Ŵ of the finished blocks, W* in the others (n_out, n_in)."""
+        finished = [block.dense().T.to(self.wanted.dtype) for block in self.blocks]
+        return torch.cat([*finished, self.wanted[:, sum(part.shape[1] for part in finished) :]], 1)
+
+    def _block_metric(self, span: slice, own: Tensor) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
             return self.problem.objective.metric[span, span]
-        own = self.factor.upper[span, span]
         return own @ own.T
 
-    def _variance(self, span: slice) -> Tensor:
-        if self.diagonal is None:
-            self.diagonal = self.factor.variance()
-        return self.diagonal[span]
-
-    def _carried(self, errors: Tensor, span: slice) -> Tensor:
-        """What the errors of the earlier blocks ask of this one, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
-        earlier, upper = slice(0, span.start), self.factor.upper
-        seen = errors[:, earlier] @ upper[earlier, span]
-        return torch.linalg.solve_triangular(upper[span, span], seen, upper=True, left=False)
-
-    def _felt(self, span: slice, error: Tensor, upper: Tensor) -> Tensor:
+    def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
         if self.solver.feedback is Feedback.exact:
-            self.fed_back += float((error @ self.factor.upper[span, span]).square().sum())
+            self.fed_back += float((error @ own).square().sum())
             return error
         scaled = error / upper.diagonal()
         self.fed_back += float(scaled.square().sum())
@@ -162,11 +172,12 @@ class _Walk:
             The change of the objective, summed over the blocks: negative but for rounding, or under AMP.
         """
         objective, change = self.problem.objective, 0.0
+        assert self.dense is not None
         for block, span in zip(self.blocks, self.spans, strict=True):
             metric, old = objective.metric[span, span], self.dense[:, span].clone()
             others = self.dense @ objective.metric[:, span] - old @ metric
             terms = (metric, objective.linear[:, span] - others)
-            self._improve(self.solver.refine, block, span, terms)
+            self.dense[:, span] = self._improve(self.solver.refine, block, span, terms)
             change += _difference(self.dense[:, span], old, terms)
         return change
 
@@ -177,20 +188,28 @@ class _Walk:
         span: slice,
         terms: tuple[Tensor, Tensor],
         running: Running | None = None,
-    ) -> None:
+    ) -> Tensor:
+        """Apply a fit, and return what the block now stands for (n_out, width)."""
         metric, linear = (t.to(self.dtype) for t in terms)
         method(block, BlockQuadratic(metric, linear.T.contiguous(), self._guard(span), running))
-        self.dense[:, span] = block.dense().T.double()
-        if not bool(torch.isfinite(self.dense[:, span]).all()):
+        fitted = block.dense().T.to(self.wanted.dtype)
+        if not all_finite(fitted):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
+        return fitted
 
     def _guard(self, span: slice) -> Guard | None:
         amp = self.problem.amp
         if amp is None or amp.rule is AmpRule.off:
             return None
-        metric = amp.metric[span, span]
-        offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric
+        metric, dense = amp.metric[span, span], self._so_far() if self.dense is None else self.dense
+        offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
+
+
+def _carried(errors: Tensor, panel: Tensor) -> Tensor:
+    """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
+    start = len(panel) - panel.shape[1]
+    return torch.linalg.solve_triangular(panel[start:], errors[:, :start] @ panel[:start], upper=True, left=False)
 
 
 def _difference(new: Tensor, old: Tensor, terms: tuple[Tensor, Tensor]) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor
+
+from binllm.distributed import Ranks
 
 PANEL = 192  # columns; a panel's product is the same to the bit as its part of the whole one
 
@@ -96,23 +99,26 @@ class Moments:
         self._total += float(len(x)) if weight is None else float(weight.sum())
         self._tokens += len(x)
 
+    def add_over(self, ranks: Ranks) -> None:
+        """Make these the moments of what all processes of a run added, up to the rounding of float64."""
+        counts = torch.tensor([self._total, self._tokens], dtype=torch.float64)
+        ranks.add_up([self._gram, self._cross, self._reference, self._mean, self._mean_hat, counts])
+        self._total, self._tokens = float(counts[0]), int(counts[1])
+
     def statistics(self) -> Statistics:
-        """The means so far.
+        """The means of all that was added. The sums become the means in place, so nothing more can be added.
 
         Raises:
-            ValueError: Nothing has been added.
+            ValueError: Nothing has been added, or the means were asked for before.
         """
         if self._tokens == 0:
-            raise ValueError("no tokens were added")
-        n = self._total
-        return Statistics(
-            gram=_mirrored(self._gram) / n,
-            cross_gram=self._cross / n,
-            reference_gram=_mirrored(self._reference) / n,
-            mean=self._mean / n,
-            mean_hat=self._mean_hat / n,
-            tokens=self._tokens,
-        )
+            raise ValueError("no tokens were added, or the sums are means already")
+        tokens, total = self._tokens, self._total
+        self._tokens, self._total = 0, math.nan
+        _mirror(self._gram)
+        _mirror(self._reference)
+        moments = (self._gram, self._cross, self._reference, self._mean, self._mean_hat)
+        return Statistics(*(moment.div_(total) for moment in moments), tokens=tokens)
 
 
 def _add_upper(square: Tensor, left: Tensor, right: Tensor) -> None:
@@ -126,6 +132,10 @@ def _add_upper(square: Tensor, left: Tensor, right: Tensor) -> None:
             block += left[:, rows].T @ right[:, start:]
 
 
-def _mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle; what is below it is ignored."""
-    return upper.triu() + upper.triu(1).T
+def _mirror(square: Tensor) -> None:
+    """Make a matrix symmetric by its upper triangle; what is below it is overwritten, panel by panel."""
+    for start in range(0, len(square), PANEL):
+        stop = start + PANEL
+        own = square[start:stop, start:stop]
+        own.copy_(own.triu() + own.triu(1).T)
+        square[stop:, start:stop] = square[start:stop, stop:].T

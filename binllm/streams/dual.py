@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from binllm.distributed import Ranks
+from binllm.models.on_demand import device_of
 from binllm.statistics import Moments, TokenWeights
 from binllm.streams.storage import Activations
 
@@ -31,19 +33,32 @@ class DualStream:
         ids: Calibration tokens (sequences, length) int64.
         batch: Sequences in one forward pass.
         activations: Where the streams live.
+        ranks: The processes that share the sequences; the streams here are those of this process's share.
     """
 
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, ids: Tensor, batch: int, activations: Activations):
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: nn.ModuleList,
+        ids: Tensor,
+        batch: int,
+        activations: Activations,
+        ranks: Ranks = Ranks(),
+    ):
+        self.ranks, self.shares = ranks, ranks.shares(len(ids), batch)
+        ids = ids[self.shares[ranks.rank]]
         self.blocks = blocks
         self.activations = activations
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.spans = [slice(s, min(s + batch, len(ids))) for s in range(0, len(ids), batch)]
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.x = self._embed(model, blocks[0], ids)
         self.x_hat = self._copy(self.x)
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        return self.activations.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        copy = self.activations.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        self.activations.let_go(tensor, copy)
+        return copy
 
     def _embed(self, model: nn.Module, first: nn.Module, ids: Tensor) -> Tensor:
         """Run the model up to its first block and keep what that block is called with."""
@@ -66,10 +81,16 @@ class DualStream:
             hidden[span] = batch
         return hidden
 
+    def whole(self) -> dict[str, Tensor]:
+        """Both streams over the sequences of all processes, in the first one; elsewhere this process's share."""
+        return {"x": self.ranks.gather(self.x, self.shares), "x_hat": self.ranks.gather(self.x_hat, self.shares)}
+
     def restore(self, x: Tensor, x_hat: Tensor) -> None:
-        """Continue from streams that were saved after a finished block."""
-        self.x.copy_(x)
-        self.x_hat.copy_(x_hat)
+        """Continue from streams over all sequences that were saved after a finished block."""
+        share = self.shares[self.ranks.rank]
+        self.x.copy_(x[share])
+        self.x_hat.copy_(x_hat[share])
+        self.activations.let_go(self.x, self.x_hat)
 
     def call(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Run a block as the model does; hidden (sequences, length, hidden), as many sequences as a batch of `spans`."""
@@ -98,6 +119,7 @@ class DualStream:
                 if inputs[stage] is None:
                     inputs[stage] = self.activations.empty(len(self.x), *batch.shape[1:], dtype=batch.dtype)
                 inputs[stage][span] = batch.to("cpu")  # type: ignore[index]
+            self.activations.let_go(self.x, *(tensor for tensor in inputs if tensor is not None))
         return [tensor for tensor in inputs if tensor is not None]
 
     @torch.no_grad()
@@ -105,6 +127,7 @@ class DualStream:
         """Run the quantized block on ``x_hat``, which becomes the block's output."""
         for span in self.spans:
             self.x_hat[span] = self.call(block, self.x_hat[span]).to("cpu")
+            self.activations.let_go(self.x_hat)
 
     @torch.no_grad()
     def moments(
@@ -118,10 +141,11 @@ class DualStream:
             weights: Token weightings that are wanted.
 
         Returns:
-            Moments by layer name and weighting. The forward pass ends at the last of the layers.
+            Moments of all processes' sequences by layer name and weighting. The forward pass ends at the last of the layers.
         """
         names = list(readers)
-        found = {n: {w: Moments(readers[n].shape[-1], w, self.device) for w in weights} for n in names}
+        ordered = [weight for weight in TokenWeights if weight in weights]  # alike in all processes; a set's is not
+        found = {n: {w: Moments(readers[n].shape[-1], w, self.device) for w in ordered} for n in names}
         for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, names, caught, stop_after=len(names)):
@@ -130,6 +154,9 @@ class DualStream:
                 reference = readers[name][span].to(self.device)
                 for moments in found[name].values():
                     moments.add(reference, _by_sequence(caught[stage], span))
+            self.activations.let_go(self.x_hat, *readers.values())
+        for moments in (moments for by_weight in found.values() for moments in by_weight.values()):
+            moments.add_over(self.ranks)
         return found
 
 

@@ -1,8 +1,9 @@
-"""The input of the output layer (``lm_head``) in both streams, after the last block and the model's own final norm."""
+"""What comes after the last block: the model's own final norm and its output layer (``lm_head``), and what that one gets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,33 @@ class _Replay(nn.Module):
         return self.output
 
 
+@contextmanager
+def after_blocks(model: nn.Module, blocks: nn.ModuleList) -> Iterator[Callable[[Tensor], Any]]:
+    """Leave out a model's blocks for the time of a ``with`` block.
+
+    Args:
+        model: The model.
+        blocks: Its decoder blocks.
+
+    Yields:
+        The model as a function of its last block's output (sequences, length, hidden), on the device of the model.
+    """
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    parent_path, _, name = path.rpartition(".")
+    parent, replay = model.get_submodule(parent_path), _Replay()
+
+    def run(output: Tensor) -> Any:
+        replay.output = output
+        ids = torch.zeros(output.shape[:2], dtype=torch.int64, device=output.device)
+        return model(input_ids=ids, use_cache=False)
+
+    setattr(parent, name, nn.ModuleList([replay]))
+    try:
+        yield run
+    finally:
+        setattr(parent, name, blocks)
+
+
 @torch.no_grad()
 def head_inputs(model: nn.Module, head: nn.Module, streams: DualStream) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the head's input batch by batch; both streams stand after the last block.
@@ -34,10 +62,6 @@ def head_inputs(model: nn.Module, head: nn.Module, streams: DualStream) -> Itera
     Yields:
         (x, x_hat), each (sequences, length, n_in).
     """
-    path = next(name for name, module in model.named_modules() if module is streams.blocks)
-    parent_path, _, name = path.rpartition(".")
-    parent, blocks = model.get_submodule(parent_path), streams.blocks
-    replay = _Replay()
     caught: list[Tensor] = []
 
     def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -45,15 +69,12 @@ def head_inputs(model: nn.Module, head: nn.Module, streams: DualStream) -> Itera
         raise Stop
 
     handle = head.register_forward_pre_hook(catch)
-    setattr(parent, name, nn.ModuleList([replay]))
     try:
-        for span in streams.spans:
-            for stream in (streams.x, streams.x_hat):
-                replay.output = stream[span].to(streams.device)
-                ids = torch.zeros(replay.output.shape[:2], dtype=torch.int64, device=streams.device)
-                run_until_stop(model, input_ids=ids, use_cache=False)
-            yield caught[-2], caught[-1]
-            caught.clear()
+        with after_blocks(model, streams.blocks) as run:
+            for span in streams.spans:
+                for stream in (streams.x, streams.x_hat):
+                    run_until_stop(run, stream[span].to(streams.device))
+                yield caught[-2], caught[-1]
+                caught.clear()
     finally:
         handle.remove()
-        setattr(parent, name, blocks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import tempfile
 from enum import Enum
 from pathlib import Path
@@ -38,3 +40,14 @@ class Activations:
             size = numel * torch.empty((), dtype=dtype).element_size()
             file.truncate(max(size, 1))
             return torch.from_file(file.name, shared=True, size=numel, dtype=dtype).view(shape)
+
+    def let_go(self, *tensors: Tensor) -> None:
+        """Take tensors on disk out of the process's memory; what is touched is read again, by way of the system's cache.
+
+        Args:
+            tensors: Whole tensors as `empty` made them; their content stays.
+        """
+        if self.storage is Storage.disk:
+            for tensor in tensors:
+                place = ctypes.c_void_p(tensor.data_ptr())
+                ctypes.CDLL(None).madvise(place, ctypes.c_size_t(tensor.nbytes), mmap.MADV_DONTNEED)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from binllm.collect.runs import CollectedRun, find_runs
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import bad_value
 from binllm.tables.ablation_tables import ablation_grid, claims_grid
 from binllm.tables.claims import claims
 from binllm.tables.grid import Grid
@@ -30,7 +29,7 @@ def tables(results: Path, out: Path) -> list[Path]:
         The files.
 
     Raises:
-        BinllmError: ``results`` is no folder, ``out`` is a file, or a package is missing.
+        BinllmError: ``results`` is no folder, ``out`` is a file.
     """
     _check(results, out)
     runs = find_runs(results)
@@ -47,9 +46,6 @@ def tables(results: Path, out: Path) -> list[Path]:
 
 
 def _check(results: Path, out: Path) -> None:
-    missing = [name for name in ("scipy", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise BinllmError(f"tables need {', '.join(missing)}; pip install 'binllm[tables,figures]'")
     if not results.is_dir():
         raise bad_value("RESULTS", results, "an existing folder of run folders")
     if out.exists() and not out.is_dir():

@@ -10,7 +10,8 @@ from typing import Any
 
 from binllm.tracking.json_codec import encode
 
-LEAVE_OUT = ("paths", "tracker", "plugins", "zero_shot", "hydra")  # groups that change no number of a run
+# keys and groups that change no number of a run
+LEAVE_OUT = ("paths", "tracker", "plugins", "zero_shot", "streaming", "hydra")
 
 
 def config_hash(resolved: dict[str, Any], leave_out: Iterable[str] = LEAVE_OUT) -> str:

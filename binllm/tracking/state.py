@@ -111,6 +111,10 @@ class ResumeState:
         """Finished blocks."""
         return len(self._pointer.blocks) if self._pointer else 0
 
+    def block_file(self, index: int) -> Path:
+        """Where a block's packed codes are, once it is finished."""
+        return self.folder / f"block_{index:05d}.safetensors"
+
     def save(
         self,
         index: int,
@@ -135,7 +139,7 @@ class ResumeState:
         old = self._pointer
         try:
             metadata = {RECORDS_KEY: json.dumps([record.to_json() for record in records])}
-            block = self._write(f"block_{index:05d}.safetensors", tensors, metadata)
+            block = self._write(self.block_file(index).name, tensors, metadata)
             newest = self._write(f"streams_{index:05d}.safetensors", streams, {})
             blocks = [*(old.blocks if old else []), block]
             pointer = Pointer(fingerprint=self.fingerprint, blocks=blocks, streams=newest)

@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from binllm.configuration import CONF, compose_run
+from binllm.configuration import compose_run
 from binllm.errors import bad_value
+from binllm.launching import parsed
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.naming import LEAVE_OUT
 from binllm.tracking.records import RunStatus
@@ -110,16 +110,17 @@ def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key.split(".")[0] not in (*LEAVE_OUT, "diagnostics")}
 
 
-def combinations() -> list[Combination]:
+@cache
+def combinations() -> tuple[Combination, ...]:
     """All jobs of the sweeps, each once, in order of the overlays."""
     found: dict[tuple[str, ...], Combination] = {}
     for experiment in EXPERIMENTS:
-        overlay = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
-        lists = [str(overlay.hydra.sweeper.params.get(key, usual)).split(",") for key, usual in SWEPT.items()]
-        for chosen in product(*lists):
-            method, asymmetric, seed = chosen
+        with parsed([f"experiment={experiment}"]) as said:
+            jobs = [dict(word.split("=", 1) for word in job) for job in said.jobs()]
+        for job in jobs:
+            method, asymmetric, seed = chosen = tuple(job.get(key, usual) for key, usual in SWEPT.items())
             found.setdefault(chosen, Combination(experiment, method, asymmetric, int(seed)))
-    return list(found.values())
+    return tuple(found.values())
 
 
 def collect(results: Path, overrides: Sequence[str] = ()) -> list[Row]:

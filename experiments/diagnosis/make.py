@@ -10,18 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
 from binllm.figures.making import make_figures
-from binllm.pipeline import identity, model_name
+from binllm.pipeline import identify
 from binllm.report.comparison import read_comparison
 from binllm.report.page import write_page
-from binllm.schema import build
-from binllm.tracking.naming import run_name
 
 JOBS = (
     ("experiment=block_loss",),
@@ -29,6 +24,7 @@ JOBS = (
     ("experiment=diagnosis", "objective=output_error"),
     ("experiment=diagnosis", "objective=proposed"),
 )
+FIGURES = ("block_loss", "similarity", "attention", "drift", "shape", "spectra")
 
 
 def folder_of(results: Path, overrides: Sequence[str]) -> Path:
@@ -37,10 +33,7 @@ def folder_of(results: Path, overrides: Sequence[str]) -> Path:
     Raises:
         BinllmError: An override is not allowed.
     """
-    composed = compose_run(overrides)
-    config = build(composed)
-    resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    return results / run_name(model_name(config), config.objective.name, identity(config, resolved))
+    return results / identify(compose_run(overrides)).name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,15 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folders = [folder_of(options.results, [*job, *options.overrides]) for job in JOBS]
-        files, left_out = make_figures(read_comparison(folders), options.out)
+        files, _ = make_figures(read_comparison(folders), options.out, FIGURES)
         write_page(folders, options.out / "report.html")
     except (BinllmError, OSError) as error:
         print(f"diagnosis: error: {error}", file=sys.stderr)
         return 2
     for path in (*files, options.out / "report.html"):
         print(f"written: {path}")
-    for reason in left_out.values():
-        print(f"left out: {reason}")
     return 0
 
 

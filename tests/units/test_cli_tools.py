@@ -74,7 +74,7 @@ def test_help_names_commands_and_arguments(calls: list, capsys: pytest.CaptureFi
         (
             ["inspct"],
             "sub-command = inspct: allowed are collect, compare, diagnose, evaluate, export, figures, generate, golden, "
-            "inspect, report, tables; did you mean 'inspect'?",
+            "inspect, plan, report, tables; did you mean 'inspect'?",
         ),
         ([], "the following arguments are required: COMMAND; see binllm-tools --help"),
         (["inspect"], "the following arguments are required: RUN; see binllm-tools inspect --help"),

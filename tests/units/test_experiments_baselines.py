@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from binllm.cli import _start
 from binllm.configuration import CONF, compose_run
+from binllm.launching import parsed
 from binllm.schema import build
 from binllm.tracking.records import RunStatus
 from experiments.baselines.methods import ASYMMETRIC, METHODS
@@ -72,7 +71,7 @@ def lines(text: str) -> dict[tuple[str, str], list[str]]:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_job_of_a_sweep_is_its_preset(experiment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Through the command itself, with the run replaced by a look at what it was given."""
+    """Through Hydra, with the run replaced by a look at what it was given."""
     jobs: list[tuple[str, str, int]] = []
 
     def look(config: DictConfig) -> None:
@@ -85,12 +84,10 @@ def test_every_job_of_a_sweep_is_its_preset(experiment: str, monkeypatch: pytest
             assert choices[group.removeprefix("override /")] == option, run.method
         assert (run.threads, run.model.name, run.evaluation.split) == (1, "smollm2", "test")
 
-    monkeypatch.setattr("binllm.pipeline.run", look)
-    monkeypatch.setattr("binllm.tracking.tables.print_results", lambda _: None)
     monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda *_: None)  # would compose each job once more
-    monkeypatch.setattr(sys, "argv", ["binllm"])
     monkeypatch.chdir(tmp_path)
-    assert _start([f"experiment={experiment}"]) == 0
+    with parsed([f"experiment={experiment}"]) as said:
+        said.launch(look)
     assert len(jobs) == len(set(jobs))
     expected = [(one.method, one.asymmetric, one.seed) for one in combinations() if one.experiment == experiment]
     assert jobs == expected
