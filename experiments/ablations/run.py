@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 INTERRUPTED = 130
-START = "from binllm.cli import main; main()"  # the command binllm of this checkout, whatever is installed
 
 # The sweeps, cut to what decides the claims and what plots need; nothing means the whole sweep of the overlay.
 SWEEPS = {
@@ -56,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for command in commands(model, options.results):
             print(shlex.join(["binllm", *command]), flush=True)
             done = (
-                0 if options.print else subprocess.run([sys.executable, "-c", START, *command], check=False).returncode
+                0
+                if options.print
+                else subprocess.run([sys.executable, "-m", "binllm", *command], check=False).returncode
             )
             if done in (INTERRUPTED, -2):
                 return INTERRUPTED
