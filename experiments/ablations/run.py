@@ -54,11 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for model in options.model or MODELS:
         for command in commands(model, options.results):
             print(shlex.join(["binllm", *command]), flush=True)
-            done = (
-                0
-                if options.print
-                else subprocess.run([sys.executable, "-m", "binllm", *command], check=False).returncode
-            )
+            if options.print:
+                continue
+            done = subprocess.run([sys.executable, "-m", "binllm", *command], check=False).returncode
             if done in (INTERRUPTED, -2):
                 return INTERRUPTED
             code = code or done
