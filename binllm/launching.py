@@ -157,4 +157,6 @@ def _shared_plugins(scratch: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(scratch))
-        os.environ["PYTHONPATH"] = before or ""
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
