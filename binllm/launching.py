@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -125,10 +126,10 @@ def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
             key, _, name = override.partition("=")
             if key == "hydra/launcher":
                 check_installed(name)
-        _share_plugins(Path(scratch))
         GlobalHydra.instance().clear()
         try:
-            yield CommandLine(Hydra.create_main_hydra2("binllm", search_path), options)
+            with _shared_plugins(Path(scratch)):
+                yield CommandLine(Hydra.create_main_hydra2("binllm", search_path), options)
         finally:
             GlobalHydra.instance().clear()
 
@@ -144,9 +145,18 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _share_plugins(scratch: Path) -> None:
+@contextmanager
+def _shared_plugins(scratch: Path) -> Iterator[None]:
     """Let other processes import the user's plugins by the names that they have here."""
     for name, file in PLUGINS.items():
         (scratch / f"{name}.py").symlink_to(file)
-    if PLUGINS:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(scratch), os.environ.get("PYTHONPATH")]))
+    before = os.environ.get("PYTHONPATH")
+    sys.path.append(str(scratch))  # which joblib's processes copy
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [before, str(scratch)]))  # for submitit's
+    try:
+        yield
+    finally:
+        sys.path.remove(str(scratch))
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before

@@ -106,6 +106,7 @@ def test_jobs_in_other_processes_give_the_same_runs_and_one_exit_code(
     words = ("-m", *TINY, f"plugins=[{plugin}]", "objective=broken,interpolated", f"hydra/launcher={launcher}")
     done = command(tmp_path, *words)
     assert done.code == 1, (done.out, done.err)
+    assert len(runs(tmp_path / "results")) == 2, done.err
     broken, run = runs(tmp_path / "results")
     assert record(broken)["error"] == "RuntimeError: broken on purpose"
     assert run.path.name in undisturbed
