@@ -5,7 +5,7 @@ distribution as the target, which says more per token than the token alone. All 
 
 The re-expressed twin is the same function as the first one, with RMSNorm: LayerNorm is RMSNorm of ``x - mean(x)``, and if
 everything that is added to the residual stream has mean zero over its features, there is no mean to take off. The two differ
-only in what they make of errors, of which LayerNorm removes the mean.
+in what is quantized, weights that were centred before, and in what becomes of errors, of which LayerNorm removes the mean.
 """
 
 from __future__ import annotations
