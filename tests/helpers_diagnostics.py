@@ -114,6 +114,7 @@ def diagnostic_rows(changed: Mapping[str, float], blocks: int = 6) -> Iterator[R
 
 def _block_rows(block: int, depth: float, changed: Mapping[str, float], noise: random.Random) -> Iterator[Row]:
     scalars = {
+        "stream/output_similarity": 0.95 - 0.3 * depth,
         "stream/drift": 0.1 + 0.8 * depth,
         "attention/proxy_output_error": 0.1 * depth,
         "anisotropy/error_log_variance": 3.0,

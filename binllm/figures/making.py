@@ -34,7 +34,7 @@ def make_figures(
     """
     if out.exists() and not out.is_dir():
         raise bad_value("--out", out, "a folder, or a name that is free")
-    known = _catalogue()
+    known = catalogue()
     for name in only:
         if name not in known:
             raise bad_value("--only", name, known)
@@ -54,13 +54,6 @@ def make_figures(
     if not drawn:
         raise BinllmError("no figure can be made: " + "; ".join(left_out.values()))
     return [path for name, one in drawn.items() for path in _write(name, *one, comparison, out)], left_out
-
-
-def _catalogue() -> dict[str, Kind]:
-    try:
-        return catalogue()
-    except ImportError as error:
-        raise BinllmError(f"figures need {error.name}: pip install 'binllm[figures]'") from error
 
 
 def suitable(name: str, kind: Kind, comparison: Comparison) -> Comparison:
@@ -121,14 +114,10 @@ def save_figures(run_folder: Path) -> list[Path]:
     """Write the figures of one run into ``<run folder>/figures``, for a tracker to log.
 
     Returns:
-        The PNG files; empty for a run without series to draw.
+        The files.
 
     Raises:
-        BinllmError: The run is not complete or a file cannot be read.
+        BinllmError: The run is not complete, a file cannot be read, or there is no series to draw.
     """
-    comparison = read_comparison([run_folder])
-    try:
-        files, _ = make_figures(comparison, run_folder / "figures")
-    except BinllmError:
-        return []
-    return [path for path in files if path.suffix == ".png"]
+    files, _ = make_figures(read_comparison([run_folder]), run_folder / "figures")
+    return files

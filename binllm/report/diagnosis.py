@@ -11,6 +11,9 @@ USABLE = 1.5  # times the perplexity of full precision
 INHERITED = 0.5  # share of the error
 GROWTH = 2.0  # times the drift of the first third of the blocks
 GAP = 2.0  # times the error on the inputs that a layer gets
+OWN = 0.9  # cosine of what a layer's weights make of its inputs before and after
+KEPT = 0.8  # cosine of a token before and after
+MASSIVE = 1000.0  # times the mean magnitude
 ENERGY = 0.8  # share of the output's energy
 ANISOTROPIC = 1.0  # nats², a typical factor of e between directions
 COLLAPSED = 0.8  # times the effective rank of full precision
@@ -83,9 +86,30 @@ RULES = (
         "accumulation", "error_gap", GAP,
         "The drift of its inputs, not its own weights, decides the output of a block's last layer: against full precision "
         "its error is {x:.1f} times that on the inputs it gets.",
-        "The drift of its inputs does not decide the output of a block's last layer: against full precision its error is "
-        "{x:.1f} times that on the inputs it gets.",
+        "Against full precision the error of a block's last layer is only {x:.1f} times that on the inputs it gets: either "
+        "they drift little, or the layer was fitted to make up for it.",
         "output error over activation-conditioned error of the last layer",
+    ),
+    Rule(
+        "accumulation", "token_similarity", KEPT,
+        "Tokens keep their direction: in the worst block their cosine with full precision is {x:.2f}.",
+        "Tokens turn away from full precision: in the worst block their cosine with it is {x:.2f}.",
+        "cosine of tokens with full precision, least of all blocks",
+    ),
+    Rule(
+        "accumulation", "massive", MASSIVE,
+        "Massive activations, {x:,.0f} times the mean magnitude, own drift, energy and moments in some block: the cosine of "
+        "tokens says more there.",
+        "No activation is massive: the largest is {x:,.0f} times the mean magnitude.",
+        "largest over mean magnitude of full precision, most of all blocks",
+    ),
+    Rule(
+        "anisotropic distortion", "conditioned_similarity", OWN,
+        "The last layers of the blocks still do what their weights did: on the inputs they get, outputs have a cosine of "
+        "{x:.2f}.",
+        "The last layers of the blocks no longer do what their weights did: on the inputs they get, outputs have a cosine "
+        "of {x:.2f}; they pass on what can be predicted of the true output, and drop the rest.",
+        "cosine of the last layer's outputs with those of the true weights on the same inputs",
     ),
     Rule(
         "anisotropic distortion", "output_energy", ENERGY,

@@ -22,10 +22,13 @@ def facts(subject: Subject) -> Mapping[str, float]:
         ``perplexity_ratio``: quantized over full precision. ``inherited_share``: inherited over inherited and new error,
         median over the last third of the blocks. ``drift``: of the stream after the last block. ``drift_growth``: mean
         drift of the last third of the blocks over that of the first. ``error_gap``: output over conditioned error of
-        the last layer of a block, median over blocks. ``output_energy``: of that layer, likewise. ``log_variance`` (nats²):
-        of the error spectrum, likewise. ``rank_ratio``: effective rank of X̂ over that of X, likewise. ``cosine_gain``: mean
-        cosine between tokens of X̂ minus that of X, likewise. ``total_variation``: of attention, likewise.
-        ``naive_wins``: share of layers whose block loss is lower under naive output than under weight alignment.
+        the last layer of a block, median over blocks. ``conditioned_similarity``, ``output_energy``: of that layer,
+        likewise. ``token_similarity``: cosine of a token in the two streams, mean over tokens, in the block where it is
+        least. ``massive``: largest over mean magnitude of X, in the block where it is most. ``log_variance`` (nats²): of
+        the error spectrum, median over blocks. ``rank_ratio``: effective rank of X̂ over that of X, likewise.
+        ``cosine_gain``: mean cosine between tokens of X̂ minus that of X, likewise.
+        ``total_variation``: of attention, likewise. ``naive_wins``: share of layers whose block loss is lower under naive
+        output than under weight alignment.
         ``amp_refused``: share of the changes that attention matrix preservation held back.
     """
     run = subject.run
@@ -41,7 +44,10 @@ def facts(subject: Subject) -> Mapping[str, float]:
         "drift": drift.iloc[-1] if len(drift) else math.nan,
         "drift_growth": drift.iloc[-third:].mean() / drift.iloc[:third].mean(),
         "error_gap": (error / conditioned).median(),
+        "conditioned_similarity": _median(subject, "stream/conditioned_similarity", last).median(),
         "output_energy": _median(subject, "stream/output_energy", last).median(),
+        "token_similarity": _median(subject, "stream/output_similarity", "").min(),
+        "massive": _stream(subject, "massive", "x").max(),
         "log_variance": _median(subject, "anisotropy/error_log_variance", "").median(),
         "rank_ratio": (_stream(subject, "effective_rank", "x_hat") / _stream(subject, "effective_rank", "x")).median(),
         "cosine_gain": (_stream(subject, "mean_cosine", "x_hat") - _stream(subject, "mean_cosine", "x")).median(),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 from binllm.errors import BinllmError, bad_value
@@ -52,10 +53,6 @@ def write_page(folders: Sequence[Path], out: Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """The page as text: style, script and data are inside, nothing is loaded from anywhere."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise BinllmError("a report needs jinja2: pip install 'binllm[figures]'") from error
     environment = Environment(
         loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

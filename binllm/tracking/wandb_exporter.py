@@ -24,6 +24,7 @@ from typing import Any
 
 from binllm.diagnostics import read_diagnostics
 from binllm.diagnostics.series import PREFIX, block_series, summarise
+from binllm.errors import BinllmError
 from binllm.tracking.config import TrackerConfig, TrackerMode
 from binllm.tracking.folder import RunFolder, RunPaths
 from binllm.tracking.json_codec import encode
@@ -75,6 +76,8 @@ def _export(
     folder.wandb.mkdir(parents=True)
     layers = folder.read_layers()
     table = read_diagnostics(folder.path) if folder.diagnostics.exists() else None
+    if table is not None:
+        _draw_figures(folder)
     with _environment(folder.wandb, tracker.mode), _session() as wandb:
         run = wandb.init(
             project=tracker.project,
@@ -99,6 +102,16 @@ def _export(
             log_figures(run, folder)
         finally:
             run.finish(exit_code=0 if record.status is RunStatus.complete else 1)
+
+
+def _draw_figures(folder: RunFolder) -> None:
+    """Into the run folder, where `log_figures` finds them; a run without them is exported all the same."""
+    from binllm.figures.making import save_figures
+
+    try:
+        save_figures(folder.path)
+    except BinllmError as error:
+        log.warning("no figures of %s: %s", folder.path, error)
 
 
 @contextmanager

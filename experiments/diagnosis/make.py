@@ -29,6 +29,7 @@ JOBS = (
     ("experiment=diagnosis", "objective=output_error"),
     ("experiment=diagnosis", "objective=proposed"),
 )
+FIGURES = ("block_loss", "similarity", "attention", "drift", "shape", "spectra")
 
 
 def folder_of(results: Path, overrides: Sequence[str]) -> Path:
@@ -52,15 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folders = [folder_of(options.results, [*job, *options.overrides]) for job in JOBS]
-        files, left_out = make_figures(read_comparison(folders), options.out)
+        files, _ = make_figures(read_comparison(folders), options.out, FIGURES)
         write_page(folders, options.out / "report.html")
     except (BinllmError, OSError) as error:
         print(f"diagnosis: error: {error}", file=sys.stderr)
         return 2
     for path in (*files, options.out / "report.html"):
         print(f"written: {path}")
-    for reason in left_out.values():
-        print(f"left out: {reason}")
     return 0
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from helpers_command import Preloaded
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -198,10 +197,8 @@ def test_parquet_and_csv_and_layer_records_say_the_same(run: Path):
 
 def test_every_series_summary_and_image_is_in_the_offline_run(run: Path, tmp_path: Path):
     with RunFolder.open(tmp_path, "copy") as folder:
-        for file in ("run.json", "layers.jsonl", "diagnostics.parquet"):
+        for file in ("run.json", "config.yaml", "layers.jsonl", "diagnostics.parquet"):
             (folder.path / file).write_bytes((run / file).read_bytes())
-        folder.figures.mkdir()
-        Image.new("RGB", (3, 2)).save(folder.figures / "drift.png")
         export_run(folder, TrackerConfig(name="wandb", wandb=True), {})
         assert folder.read_record().tracker_error is None  # type: ignore[union-attr]
         offline = read_offline(folder.wandb)
@@ -214,11 +211,15 @@ def test_every_series_summary_and_image_is_in_the_offline_run(run: Path, tmp_pat
         assert logged[int(block)][name] == pytest.approx(rows["value"].mean()), name  # type: ignore[call-overload]
     for name, value in summarise(table).items():
         assert offline.summary[f"diagnostics/{name}"] == value
-    facts = ("_type", "width", "height")  # W&B stores an image as nested keys
-    images = [
-        [row[f"figures/drift.{fact}"] for fact in facts] for row in offline.history if "figures/drift._type" in row
-    ]
-    assert images == [["image-file", 3, 2]]
+    marker, end = "figures/", "._type"  # W&B stores an image as nested keys
+    images = {
+        key.removeprefix(marker).removesuffix(end): value
+        for row in offline.history
+        for key, value in row.items()
+        if key.startswith(marker) and key.endswith(end)
+    }
+    assert images == dict.fromkeys((path.stem for path in folder.figures.glob("*.png")), "image-file")
+    assert {"block_loss", "similarity", "attention", "drift", "shape", "spectra"} <= images.keys()
 
 
 def test_time_for_diagnostics_is_booked_apart(run: Path):
