@@ -60,8 +60,9 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     walk = _Walk(problem, binarization, solver, dtype)
     small = problem.weight.numel() < LARGE
     with one_thread(small):
-        first = walk.greedy()
-    trace = [problem.objective.value(found) for found in (first, walk.dense)]
+        found = walk.greedy()
+    trace = [problem.objective.value(weight_hat) for weight_hat in found]
+    del found
     for _ in range(solver.passes if walk.joint else 0):
         with one_thread(small):
             trace.append(trace[-1] + walk.descend())
@@ -69,8 +70,8 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     if walk.counts.raised:
         status = Status.amp_raised
     code = binarization.assemble(walk.blocks)
-    found = {"ridge": walk.ridge, "recoveries": walk.recoveries, "fed_back": walk.fed_back}
-    return Solution(code, status, trace, sweeps=solver.sweeps, amp=walk.counts, **found)
+    facts = {"ridge": walk.ridge, "recoveries": walk.recoveries, "fed_back": walk.fed_back}
+    return Solution(code, status, trace, sweeps=solver.sweeps, amp=walk.counts, **facts)
 
 
 class _Walk:
@@ -110,51 +111,67 @@ class _Walk:
         factor = self.factor if same else factorise(self.problem.objective.metric, self.solver.ridge)
         return self.problem.weight - factor.solve_right(slope)
 
-    def greedy(self) -> Tensor:
+    def greedy(self) -> tuple[Tensor, Tensor]:
         """One pass from left to right with error feedback.
 
         Returns:
-            The weight (n_out, n_in) of the blocks' first codes, in the dtype of the fits.
+            Ŵ (n_out, n_in) of the blocks' first codes, in the dtype of the fits, and of the fitted ones.
         """
-        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.zeros_like(self.wanted)
-        first = torch.zeros_like(errors, dtype=self.dtype)
+        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.empty_like(self.wanted)
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
-        for span in self.spans:
-            panel = self.factor.panels[0]
-            own, carried = panel[span], _carried(errors, panel)
-            start = self.wanted[:, span] + carried
-            metric = self._block_metric(span, own)
-            # Which columns are salient is a question to the inputs, also where the objective does not see them.
-            inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-            upper = inverse_of_upper(own)
-            target = Target(start, metric, inputs, upper, lambda of=span: variance()[of], limits).to(self.dtype)
-            block = self.binarization.initialise(target)
-            first[:, span] = block.dense().T
-            running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
-            terms = (metric, start @ metric)
-            fitted = self._improve(self.solver.fit, block, span, terms, running)
-            for _ in range(0 if self.joint else self.solver.passes):
-                fitted = self._improve(self.solver.refine, block, span, terms, running)
-            self.blocks.append(block)
-            if self.solver.feedback is not Feedback.none:
-                error = start + running.correction().T.to(start.dtype) - fitted
-                errors[:, span] = self._felt(own, error, upper) - carried
-            if drift is not None:
-                self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
-            self.factor.panels.pop(0)
+        first = [self._greedy_block(span, errors, limits, drift, variance) for span in self.spans]
+        del errors
         self.dense = self._so_far()
+        return torch.cat(first).T.contiguous(), self.dense
+
+    def _greedy_block(
+        self, span: slice, errors: Tensor, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
+    ) -> Tensor:
+        """Fit the next block, write its error (n_out, width) into ``errors``, and return its first code, transposed."""
+        panel = self.factor.panels[0]
+        own, carried = panel[span], self._carried(errors, panel)
+        start = self.wanted[:, span] + carried
+        metric = self._block_metric(span, own)
+        # Which columns are salient is a question to the inputs, also where the objective does not see them.
+        inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
+        upper = inverse_of_upper(own)
+        target = Target(start, metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
+        block = self.binarization.initialise(target)
+        first = block.dense()
+        running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
+        terms = (metric, start @ metric)
+        fitted = self._improve(self.solver.fit, block, span, terms, running)
+        for _ in range(0 if self.joint else self.solver.passes):
+            fitted = self._improve(self.solver.refine, block, span, terms, running)
+        self.blocks.append(block)
+        if self.solver.feedback is not Feedback.none:
+            error = start + running.correction().T.to(start.dtype) - fitted
+            errors[:, span] = self._felt(own, error, upper) - carried
+        if drift is not None:
+            self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
+        self.factor.panels.pop(0)
         return first
 
     def _so_far(self) -> Tensor:
         """Ŵ of the finished blocks, W* in the others (n_out, n_in)."""
-        finished = [block.dense().T.to(self.wanted.dtype) for block in self.blocks]
-        return torch.cat([*finished, self.wanted[:, sum(part.shape[1] for part in finished) :]], 1)
+        dense = self.wanted.clone()
+        for block, span in zip(self.blocks, self.spans, strict=False):
+            dense[:, span] = block.dense().T
+        return dense
 
     def _block_metric(self, span: slice, own: Tensor) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
             return self.problem.objective.metric[span, span]
         return own @ own.T
+
+    def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
+        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
+        start = len(panel) - panel.shape[1]
+        if self.solver.feedback is Feedback.none:
+            return errors.new_zeros(len(errors), panel.shape[1])
+        seen = errors[:, :start] @ panel[:start]
+        return torch.linalg.solve_triangular(panel[start:], seen, upper=True, left=False)
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
@@ -204,12 +221,6 @@ class _Walk:
         metric, dense = amp.metric[span, span], self._so_far() if self.dense is None else self.dense
         offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
-
-
-def _carried(errors: Tensor, panel: Tensor) -> Tensor:
-    """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
-    start = len(panel) - panel.shape[1]
-    return torch.linalg.solve_triangular(panel[start:], errors[:, :start] @ panel[:start], upper=True, left=False)
 
 
 def _difference(new: Tensor, old: Tensor, terms: tuple[Tensor, Tensor]) -> float:

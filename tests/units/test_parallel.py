@@ -1,13 +1,14 @@
-"""Layers side by side: the same results in the same order, on one thread each."""
+"""Layers side by side, and parts of one layer: the same results in the same order, on one thread each."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from binllm.parallel import one_thread, side_by_side
+from binllm.parallel import by_parts, one_thread, side_by_side
 
 
 def test_results_come_in_order_from_calls_that_overlap() -> None:
@@ -57,3 +58,40 @@ def test_an_error_reaches_the_caller(threaded: bool) -> None:
 
     with pytest.raises(ValueError, match="item 1"):
         side_by_side(fail, [1, 2], threaded)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_parts_are_shared_with_the_threads_that_a_lone_fit_leaves_idle() -> None:
+    """As above, the calls wait for each other; outside of a fit there is one thread."""
+    both = threading.Barrier(2, timeout=20)
+
+    def call(item: int) -> tuple[int, int, bool]:
+        both.wait()
+        return item, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with one_thread():
+        assert by_parts(call, [3, 1]) == [(3, 1, False), (1, 1, False)]
+    assert set(by_parts(lambda item: threading.get_ident(), range(9))) == {threading.get_ident()}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_in_a_part_reaches_the_caller_from_either_thread() -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def fail(item: int) -> None:
+        both.wait()
+        if item == wrong:
+            raise ValueError(f"item {item}")
+
+    for wrong in (0, 1):
+        with one_thread(), pytest.raises(ValueError, match=f"item {wrong}"):
+            by_parts(fail, range(2))
