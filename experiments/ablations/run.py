@@ -27,7 +27,7 @@ SWEEPS = {
     "iterations": "solver.iterations=1,5,15",
 }
 MODELS = ("stories260k", "smollm2")
-SMOLLM2 = ("model=smollm2", "protocol=light", "seed=0,1,2")
+SMOLLM2 = ("model=smollm2", "seed=0,1,2")
 STORIES = ("model=stories260k", "seed=0,1,2,3,4")
 
 
