@@ -100,7 +100,7 @@ class Ranks:
         """The first process's number, in every process."""
         if self.size == 1:
             return number
-        told = torch.tensor([number])
+        told = torch.tensor([int(number)])
         dist.broadcast(told, src=0)
         return int(told)
 
@@ -115,10 +115,15 @@ class Ranks:
             raise BinllmError(f"torchrun: process {self.rank} has another {what} ({text}) than process 0 ({expected})")
 
 
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return LAUNCHED in os.environ
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun started, for the time of a ``with`` block; without torchrun a single one."""
-    if LAUNCHED not in os.environ:
+    if not launched():
         yield Ranks()
         return
     if torch.cuda.is_available():

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from binllm.assist import assist
-from binllm.distributed import joined
+from binllm.distributed import joined, launched
 from binllm.errors import FAULT, MISTAKE, BinllmError, bad_value
 from binllm.explain import explain
 from binllm.launchers import BASIC, JOBLIB
@@ -65,9 +65,9 @@ def job(config: DictConfig) -> Outcome:
     here = own.mode is not RunMode.MULTIRUN or own.launcher._target_ == BASIC
     label = f"[{own.job.override_dirname}] " if own.mode is RunMode.MULTIRUN else ""
     try:
+        if own.mode is RunMode.MULTIRUN and launched():
+            raise bad_value("hydra.mode", "MULTIRUN", "RUN under torchrun: one run at a time")
         with contextlib.nullcontext() if here else _among_others(own), joined() as ranks:
-            if ranks.size > 1 and own.mode is RunMode.MULTIRUN:
-                raise bad_value("hydra.mode", "MULTIRUN", "RUN under torchrun: one run at a time")
             if ranks.leads:
                 outcome = Outcome(0, run(config, ranks).path)
             else:

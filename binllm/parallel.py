@@ -32,6 +32,12 @@ class _Idle(threading.local):
 _idle = _Idle()
 
 
+def _use(threads: int) -> None:
+    """Set the number of threads of the calling thread."""
+    torch.get_num_threads()  # a new thread that has not asked before takes the last number that any thread has set
+    torch.set_num_threads(threads)
+
+
 @contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
     """Products inside a ``with`` block run on the calling thread alone, if wanted; the others may help in `by_parts`."""
@@ -42,7 +48,7 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
     before = _idle.count, _idle.pool
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(max(1, threads - 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(max(1, threads - 1), initializer=_use, initargs=(1,)) as pool:
             _idle.count, _idle.pool = threads - 1, pool  # the pool starts a thread when it first has something to do
             yield
     finally:
@@ -103,7 +109,7 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     workers = max(1, min(threads, len(items)))
 
     def call(item: Item) -> Result:
-        torch.set_num_threads(max(1, threads // workers))  # of the calling thread
+        _use(max(1, threads // workers))
         with torch.no_grad():
             return function(item)
 

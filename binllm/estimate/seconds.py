@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from binllm.diagnostics.config import BLOCK_LOSS
 from binllm.estimate.work import Wave, Work, has_amp
+from binllm.evaluation.by_block import TOKENS_AT_ONCE
 from binllm.models.geometry import Shape
 from binllm.parallel import LARGE
 from binllm.plan import Granularity
@@ -27,11 +28,11 @@ PER_STATE_BYTE = 1 / 300e6  # both streams are hashed and made durable after eve
 PER_SQUARE_ENTRY = 50e-9  # of moments (n_in, n_in): means, mirroring, checks, copies; limited by memory
 # Products of n_out n_in² operations of a layer, in float64.
 PRODUCTS = 1  # feedback
-PRODUCTS_ALIGNED = 14  # more for an objective on outputs: target, its energy, the minimiser, three values of Q
+PRODUCTS_ALIGNED = 11  # more for an objective on outputs: target, its energy, the minimiser, three values of Q
 PRODUCTS_PASS = 2  # and in every pass over the joint problem
-PRODUCTS_AMP = 6  # more under AMP: W C, H, and in the greedy pass Ŵ H; in every pass PRODUCTS_PASS more
+PRODUCTS_AMP = 2  # more under AMP: W C, H, and in the greedy pass Ŵ H; in every pass PRODUCTS_PASS more
 # Ratios.
-AMP_COST = 3.0  # of a fit under AMP, which compares all levels of every entry, to one without
+AMP_COST = 2.3  # of a fit under AMP, which compares all levels of every entry, to one without
 DIAGNOSED = 8.0  # forward passes that diagnostics take as long as, over the sequences that they look at
 
 
@@ -117,7 +118,8 @@ def _evaluate(work: Work) -> float:
     window, (vocabulary, n_in) = work.config.evaluation.window, work.geometry.head
     block = _forward(work, window, window, work.geometry.block_entries)
     head = 2.0 * window * vocabulary * n_in / (FLOAT32_RATE * _speedup(work))
-    read = PER_PARAMETER_READ * work.geometry.parameters / work.config.evaluation.batch if work.streamed else 0.0
+    together = max(work.config.evaluation.batch, TOKENS_AT_ONCE // window)  # windows that pass a block at once
+    read = PER_PARAMETER_READ * work.geometry.parameters / together if work.streamed else 0.0
     return work.windows * (work.geometry.blocks * block + head + read)
 
 

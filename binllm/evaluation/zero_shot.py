@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.errors import bad_value
 from binllm.evaluation.task_files import check_files, local_task, task_file
 from binllm.evaluation.zero_shot_config import ZeroShotConfig
+from binllm.models.on_demand import device_of
 from binllm.packing.headers import file_hash
 from binllm.tracking.measurements import Origin, TaskMeasurement
 
@@ -131,9 +132,11 @@ def _ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any, 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     seeds: dict[str, Any] = dict.fromkeys(names)  # None: no global generator is touched
+    ours = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch)  # type: ignore[arg-type]
+    ours._device = device_of(model)  # lm-eval takes that of the first weight, which of a streamed model is none
     with redirect_stdout(sys.stderr):  # what lm-eval prints is progress, not a result
         return simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch),  # type: ignore[arg-type]
+            model=ours,
             tasks=[task],
             num_fewshot=0,
             limit=config.limit,

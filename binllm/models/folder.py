@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from binllm.errors import BinllmError, bad_value
 
-_INDEX = "model.safetensors.index.json"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
@@ -49,13 +49,15 @@ def check_folder(folder: Path, key: str) -> None:
 
 
 def shards(folder: Path, key: str) -> list[Path]:
-    """The safetensors files of a model folder, those that its index names if it has one.
+    """The safetensors files that transformers reads in a model folder: the single one, or those that its index names.
 
     Raises:
         BinllmError: The index cannot be read.
     """
     names = {path.name for path in folder.glob("*.safetensors")}
-    if (folder / _INDEX).exists():
+    if _SINGLE in names:
+        names = {_SINGLE}
+    elif (folder / _INDEX).exists():
         names = set(_read_json(folder, _INDEX, key).get("weight_map", {}).values())
     return [folder / name for name in sorted(names)]
 

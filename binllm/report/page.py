@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
+from binllm.configuration import PRIVATE
 from binllm.errors import BinllmError, bad_value
 from binllm.report.comparison import Comparison, Subject, read_comparison
 from binllm.report.data import page_data
@@ -75,11 +76,15 @@ def render(comparison: Comparison) -> str:
         thresholds=_thresholds([*together, *(one for findings in found.values() for one in findings)]),
         undiagnosed=[one.label for one in subjects if not RunPaths(one.run.folder).diagnostics.exists()],
         differences=_differences(comparison),
-        configurations={
-            one.label: OmegaConf.to_yaml(OmegaConf.load(RunPaths(one.run.folder).config)) for one in subjects
-        },
+        configurations={one.label: _configuration(one) for one in subjects},
         provenance=[_provenance(one) for one in subjects],
     )
+
+
+def _configuration(subject: Subject) -> str:
+    """As YAML, without the groups that say something of a person's machine and nothing of the run."""
+    config: Any = OmegaConf.load(RunPaths(subject.run.folder).config)
+    return OmegaConf.to_yaml(OmegaConf.create({key: config[key] for key in config if key not in PRIVATE}))
 
 
 def _embedded(data: Any) -> str:

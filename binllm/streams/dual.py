@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from binllm.distributed import Ranks
+from binllm.errors import bad_value
 from binllm.models.on_demand import device_of
 from binllm.statistics import Moments, TokenWeights
 from binllm.streams.storage import Activations
@@ -22,6 +23,17 @@ from binllm.streams.storage import Activations
 
 class Stop(Exception):
     """Ends a forward pass where nothing later is wanted."""
+
+
+def check_alike(model: nn.Module) -> None:
+    """Refuse a model whose blocks are of several kinds (masks or positions of their own): all get what the first one gets.
+
+    Raises:
+        BinllmError: Its configuration names several ``layer_types``.
+    """
+    kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
+    if len(kinds) > 1:
+        raise bad_value("model", f"layer_types {', '.join(sorted(kinds))}", "a model with blocks of one kind")
 
 
 class DualStream:
@@ -45,6 +57,7 @@ class DualStream:
         activations: Activations,
         ranks: Ranks = Ranks(),
     ):
+        check_alike(model)
         self.ranks, self.shares = ranks, ranks.shares(len(ids), batch)
         ids = ids[self.shares[ranks.rank]]
         self.blocks = blocks

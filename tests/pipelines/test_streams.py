@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from binllm.configuration import compose_run
+from binllm.errors import BinllmError
 from binllm.inner_loop import Events, open_streams, quantize_blocks
 from binllm.models import Attention, Family, ModelConfig, Source, decoder_blocks, load_model
 from binllm.packing import BinaryLinear, binary_layers
 from binllm.pipeline import plan_of
 from binllm.schema import build
+from binllm.streams import DualStream, Storage
+from binllm.streams.storage import Activations
 
 BATCH = 2
 IDS = torch.randint(3, 512, (5, 24), generator=torch.Generator().manual_seed(7))  # the last batch is a smaller one
@@ -181,3 +184,10 @@ def test_token_weights_reach_the_moments():
     weighted = quantized(Family.llama, *words, "objective.token_weights=inverse_energy")
     first = [binary_layers(outcome.blocks[0])["self_attn.q_proj"].dense_weight() for outcome in (uniform, weighted)]
     assert not torch.equal(*first)
+
+
+def test_a_model_with_blocks_of_several_kinds_is_refused():
+    model = load_model(ModelConfig(name="tiny", source=Source.random, family=Family.llama)).model
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(BinllmError, match="layer_types full_attention, sliding_attention"):
+        DualStream(model, decoder_blocks(model)[1], IDS, BATCH, Activations(Storage.memory))
