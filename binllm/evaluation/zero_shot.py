@@ -133,7 +133,8 @@ def _ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any, 
     names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     seeds: dict[str, Any] = dict.fromkeys(names)  # None: no global generator is touched
     ours = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch)  # type: ignore[arg-type]
-    ours._device = device_of(model)  # lm-eval takes that of the first weight, which of a streamed model is none
+    # lm-eval takes the first weight's device, which of a streamed model is none.
+    ours._device = device_of(model)  # pyright: ignore[reportAttributeAccessIssue]
     with redirect_stdout(sys.stderr):  # what lm-eval prints is progress, not a result
         return simple_evaluate(
             model=ours,

@@ -96,6 +96,7 @@ def test_a_truncated_shard_is_named(folder):
 def test_a_missing_shard_is_named(folder):
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     with pytest.raises(BinllmError, match="model-00002-of-00002.safetensors is missing"):
         load_model(folder_config(folder))
 
