@@ -21,6 +21,7 @@ from binllm.errors import BinllmError, bad_value
 from binllm.evaluation import evaluation_tokens
 from binllm.evaluation.measure import origin_of, task_measurements, text_measurement
 from binllm.evaluation.zero_shot import check_zero_shot
+from binllm.identity import ALGORITHMS, identify, model_name
 from binllm.inner_loop import HEAD, Events, open_streams, quantize_blocks, quantize_head
 from binllm.kernels import check_kernel
 from binllm.models import LoadedModel, check_context, decoder_blocks, layer_roles, load_model, to_device
@@ -30,20 +31,16 @@ from binllm.packing.card import Card, Measured, write_card
 from binllm.packing.checkpoint import load_checkpoint, save_checkpoint, stream_checkpoint
 from binllm.packing.headers import checkpoint_hash
 from binllm.plan import Plan
-from binllm.registry import version_of
 from binllm.resume import restore_progress, save_progress
-from binllm.schema import RunConfig, build
+from binllm.schema import RunConfig
 from binllm.tracking import provenance
 from binllm.tracking.folder import RunFolder
 from binllm.tracking.measurements import Origin
 from binllm.tracking.memory import process_peak
-from binllm.tracking.naming import LEAVE_OUT, config_hash, run_name
 from binllm.tracking.progress import RunProgress
 from binllm.tracking.records import BitsRecord, PerplexityRecord, ResultsRecord, RunRecord, RunStatus, utc_now
 from binllm.tracking.state import ResumeState, write_layers
 from binllm.tracking.wandb_exporter import export_run
-
-ALGORITHMS = ("objective", "elsewhere", "binarization", "solver", "asymmetric")  # groups that make a `Plan`
 
 
 @dataclass
@@ -89,45 +86,6 @@ def run(composed: Any, ranks: Ranks = Ranks()) -> RunFolder:
         if not folder.wandb.exists():
             export_run(folder, config.tracker, one.resolved)
         return folder
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which run a configuration is.
-
-    Attributes:
-        config: As built.
-        resolved: As plain values.
-        digest: Hash of all that determines the run's files. A group that is not used leaves no mark.
-    """
-
-    config: RunConfig
-    resolved: dict[str, Any]
-    digest: str
-
-    @property
-    def name(self) -> str:
-        """Of the run folder."""
-        return run_name(model_name(self.config), self.config.objective.name, self.digest)
-
-
-def identify(composed: Any) -> Identity:
-    """Build a composed configuration and name its run.
-
-    Raises:
-        BinllmError: A value is not allowed.
-    """
-    config: RunConfig = build(composed)
-    resolved: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
-    unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
-    return Identity(config, resolved, config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused))
-
-
-def model_name(config: RunConfig) -> str:
-    """The short name of the model, or the last part of the id or path that replaces it."""
-    place = config.model.id or config.model.path
-    return place.rstrip("/").rsplit("/", 1)[-1] if place else config.model.name
 
 
 def _execute(job: Job, record: RunRecord) -> None:

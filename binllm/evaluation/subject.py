@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from binllm.configuration import CONF, compose_run
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation.measure import origin_of
+from binllm.identity import model_name
 from binllm.models import load_model, to_device
 from binllm.models.config import Dtype
 from binllm.packing.checkpoint import load_checkpoint, stream_checkpoint
 from binllm.packing.headers import METHOD, checkpoint_hash
-from binllm.pipeline import model_name, pick_device
+from binllm.pipeline import pick_device
 from binllm.schema import RunConfig, build
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.measurements import Origin

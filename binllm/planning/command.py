@@ -14,9 +14,9 @@ from rich.table import Table
 
 from binllm.errors import BinllmError, bad_value
 from binllm.explain import COMPOSITION_ERRORS, explain
+from binllm.identity import Identity, identify
 from binllm.launching import CommandLine, parsed
 from binllm.models.geometry import geometry_of
-from binllm.pipeline import Identity, identify
 from binllm.planning.costs import UNKNOWN, Cost, Costs
 from binllm.planning.runs import Found, State, check_results, look_up
 from binllm.tracking.memory import format_bytes

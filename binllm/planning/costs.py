@@ -19,8 +19,9 @@ from binllm.data.config import TextConfig
 from binllm.data.corpora import load_documents
 from binllm.errors import BinllmError
 from binllm.estimate import estimate
+from binllm.identity import Identity
 from binllm.models.geometry import geometry_of
-from binllm.pipeline import Identity, pick_device
+from binllm.pipeline import pick_device
 from binllm.schema import RunConfig
 from binllm.tracking.provenance import cpu_model, device_name
 from binllm.tracking.runs import Run, read_run

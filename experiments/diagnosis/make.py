@@ -14,7 +14,7 @@ from pathlib import Path
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
 from binllm.figures.making import make_figures
-from binllm.pipeline import identify
+from binllm.identity import identify
 from binllm.report.comparison import read_comparison
 from binllm.report.page import write_page
 
