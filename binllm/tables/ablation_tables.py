@@ -90,6 +90,7 @@ def _notes(section: Section) -> list[str]:
     if section.definition:
         notes.append(f"Definition of the perplexity: `{section.definition}`.")
     notes.append(f"Mean ± sample standard deviation over seeds. Code: {', '.join(codes)}.")
+    notes.append("Seconds are by the clock, with whatever else the machine did meanwhile.")
     if any(len(row.codes) > 1 for row in section.rows):
         notes.append(f"{SEVERAL} its runs were made by different versions of the code.")
     if section.definition and any(row.is_guessing for row in section.rows):

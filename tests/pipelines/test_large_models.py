@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_command import Preloaded
+from helpers_tasks import write_rows
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from binllm.models import Family, ModelConfig, Source, decoder_blocks, load_mode
 from binllm.packing import binary_layers
 from binllm.pipeline import plan_of
 from binllm.schema import build
+from binllm.tracking.measurements import TaskMeasurement, read_measurements
 from pipelines.runs import TINY, checkpoint_bytes, only_run, record
 
 IDS = torch.randint(3, 512, (4, 24), generator=torch.Generator().manual_seed(7))
@@ -76,6 +78,32 @@ def test_a_streamed_run_is_the_ordinary_run_bit_for_bit(
         del files["README.md"]  # it names the command
         outcomes.append((folder.path.name, files, numbers(folder.path), perplexities))
     assert outcomes[0] == outcomes[1]  # the name too: streaming changes no number, so it is no part of the hash
+
+
+def test_a_streamed_model_answers_tasks_as_the_model_in_memory_does(
+    command: Preloaded, sharded: dict[Family, Path], tmp_path: Path
+):
+    write_rows(tmp_path, "arc_easy")
+    tasks = ("zero_shot.tasks=[arc_easy]", f"zero_shot.data={tmp_path}")
+    answers = []
+    for streaming in ("false", "true"):
+        words = (f"model={sharded[Family.llama]}", f"streaming={streaming}", f"paths.results={tmp_path / streaming}")
+        done = command(tmp_path, *TINY, *words, *tasks)
+        assert done.code == 0, done.err
+        measured = read_measurements(only_run(tmp_path / streaming).evaluations)
+        answers.append([(one.task, one.correct, one.metrics) for one in measured if isinstance(one, TaskMeasurement)])
+    assert answers[0] == answers[1]
+    assert [task for task, _, _ in answers[0]] == ["arc_easy"]
+
+
+def test_another_file_beside_a_models_single_one_is_not_read(tmp_path: Path):
+    loaded = load_model(ModelConfig(name="tiny", source=Source.random, family=Family.llama))
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    averaged = {name: tensor + 1 for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    save_file(averaged, tmp_path / "model_ema.safetensors", metadata={"format": "pt"})
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path)(IDS).logits, load(tmp_path, streaming=False)(IDS).logits)
 
 
 def test_a_streamed_run_that_is_killed_goes_on(command: Preloaded, sharded: dict[Family, Path], tmp_path: Path):

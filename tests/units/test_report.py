@@ -116,6 +116,11 @@ def test_the_page_is_self_contained_and_holds_every_layer(tmp_path: Path):
     assert "Without diagnostics, so little can be said of: weight_align." in page
 
 
+def test_the_page_says_nothing_of_the_machines_folders(tmp_path: Path):
+    assert "sequences: 16" in (page := render(read_comparison([made_up_run(tmp_path, paths={"results": "/home/me"})])))
+    assert "/home/me" not in page
+
+
 def test_text_of_a_run_cannot_break_out_of_the_page(tmp_path: Path):
     folder = made_up_run(tmp_path, dataset={**CONFIG["dataset"], "corpus": "</script><script>alert(1)</script>"})
     layers = folder / "layers.jsonl"
