@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from binllm.binarization import Binarization
 from binllm.distributed import Ranks
 from binllm.errors import BinllmError
+from binllm.measuring import Layer, Measured, measure, moments_for
 from binllm.models import decoder_blocks, layer_roles, resident, stages
 from binllm.objectives import Objective
 from binllm.packing import BinaryLinear, Code, binary_layers
@@ -24,7 +23,6 @@ from binllm.plan import Granularity, Plan
 from binllm.quadratic import Problem, relative_error
 from binllm.solvers import Solution, solve
 from binllm.stacking import Stack, stacks
-from binllm.statistics import Moments, Statistics
 from binllm.streams import DualStream
 from binllm.streams.head import head_inputs
 from binllm.streams.storage import Activations
@@ -32,35 +30,6 @@ from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
 
 HEAD = "head"
-Wave = Sequence[tuple[Sequence[str], Sequence[Stack]]]  # groups of layers that read one input, and their stacks
-
-
-class Measured:
-    """Statistics that several layers are fitted to, let go when the last of them has taken them.
-
-    A wide layer's moments are larger than all else; they are not to outlive what is made of them.
-    """
-
-    def __init__(self, statistics: Statistics, readers: int = 1):
-        self._statistics: Statistics | None = statistics
-        self._left = readers
-        self._lock = threading.Lock()
-
-    def take(self) -> Statistics:
-        """The statistics, as many times as there are readers."""
-        with self._lock:
-            statistics, self._left = self._statistics, self._left - 1
-            if self._left == 0:
-                self._statistics = None
-        assert statistics is not None
-        return statistics
-
-
-class Layer(NamedTuple):
-    """A linear layer, or several that are fitted as one, whose inputs have been measured."""
-
-    stack: Stack
-    measured: Measured
 
 
 class Events(NamedTuple):
@@ -123,7 +92,7 @@ def _quantize_block(
     fitted = list(zip(groups, stacks(plan, block, groups, roles), strict=True))
     done: list[LayerRecord] = []
     for wave in [fitted] if plan.calibration.granularity is Granularity.block else [[one] for one in fitted]:
-        layers = _measure(streams, block, {group[0]: inputs.pop(group[0]) for group, _ in wave}, wave)
+        layers = measure(streams, block, {group[0]: inputs.pop(group[0]) for group, _ in wave}, wave, plan)
         if not together:
             _clear_caches(block)  # of large layers they take as much memory as a fit may need
         done += side_by_side(partial(_quantize_layer, block, index, plan, begins), layers, together)
@@ -146,28 +115,14 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
         return []
     head = model.get_output_embeddings()  # type: ignore[operator]
     name = next(n for n, module in model.named_modules() if module is head)
-    objective = plan.objective_of(HEAD, is_last=False)
-    moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
-    for x, x_hat in head_inputs(model, head, streams):
-        moments.add(x, x_hat)
-    moments.add_over(streams.ranks)
-    layer = Layer(Stack((name,), HEAD, objective, plan.binarization), Measured(moments.statistics()))
+    stack = Stack((name,), HEAD, plan.objective_of(HEAD, is_last=False), plan.binarization)
     with resident(head):
+        moments = moments_for([stack.objective], [head.weight], plan, streams.device)
+        for x, x_hat in head_inputs(model, head, streams):
+            moments.add(x, x_hat)
+        moments.add_over(streams.ranks)
+        layer = Layer(stack, Measured(moments.statistics()))
         return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
-
-
-def _measure(streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], wave: Wave) -> list[Layer]:
-    """The layers of a wave with the moments of their inputs; `inputs` are those in the full-precision stream."""
-    moments = streams.moments(
-        block, inputs, {stack.objective.token_weights for _, stacked in wave for stack in stacked}
-    )
-    layers: list[Layer] = []
-    for group, stacked in wave:
-        uses = Counter(stack.objective.token_weights for stack in stacked)
-        sums = moments.pop(group[0])
-        measured = {weights: Measured(sums[weights].statistics(), count) for weights, count in uses.items()}
-        layers += [Layer(stack, measured[stack.objective.token_weights]) for stack in stacked]
-    return layers
 
 
 def fitted_side_by_side(block: nn.Module, names: Iterable[str]) -> bool:

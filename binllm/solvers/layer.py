@@ -54,7 +54,8 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     """
     if not all_finite(problem.weight):
         raise ValueError("the weight has NaN or infinite entries")
-    if not (all_finite(problem.objective.metric) and all_finite(problem.objective.linear)):
+    metric = problem.objective.matrix
+    if not ((metric is None or all_finite(metric)) and all_finite(problem.objective.linear)):
         raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
     walk = _Walk(problem, binarization, solver, dtype)
@@ -162,7 +163,7 @@ class _Walk:
 
     def _block_metric(self, span: slice, own: Tensor) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
-            return self.problem.objective.metric[span, span]
+            return self.problem.objective.metric_of(span)
         return own @ own.T
 
     def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
@@ -191,8 +192,8 @@ class _Walk:
         objective, change = self.problem.objective, 0.0
         assert self.dense is not None
         for block, span in zip(self.blocks, self.spans, strict=True):
-            metric, old = objective.metric[span, span], self.dense[:, span].clone()
-            others = self.dense @ objective.metric[:, span] - old @ metric
+            metric, old = objective.metric_of(span), self.dense[:, span].clone()
+            others = objective.apply(self.dense, span) - old @ metric
             terms = (metric, objective.linear[:, span] - others)
             self.dense[:, span] = self._improve(self.solver.refine, block, span, terms)
             change += _difference(self.dense[:, span], old, terms)
