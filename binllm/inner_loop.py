@@ -20,7 +20,7 @@ from binllm.packing import BinaryLinear, Code, binary_layers
 from binllm.packing.accounting import layer_bits
 from binllm.parallel import LARGE, side_by_side
 from binllm.plan import Granularity, Plan
-from binllm.quadratic import Problem, relative_error
+from binllm.quadratic import Problem, Quadratic, relative_error
 from binllm.solvers import Solution, solve
 from binllm.stacking import Stack, stacks
 from binllm.streams import DualStream
@@ -142,19 +142,19 @@ def _quantize_layer(
     begun = time.perf_counter()
     with measure_peak() as peak:
         try:
-            problem, solution, packed = fit_layers(linears, stack.objective, stack.binarization, layer.measured, plan)
+            quadratic, solution, packed = fit_layers(linears, stack.objective, stack.binarization, layer.measured, plan)
         except ValueError as error:
             raise BinllmError(f"model: block {index} layer {stack.label} cannot be quantized: {error}") from error
         for name, one in zip(stack.names, packed, strict=True):
             block.set_submodule(name, one)
     facts = {"block": index, "layer": stack.label, "role": stack.role, "objective": stack.objective.name}
     cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
-    return _record(facts | cost, (weight.double(), problem), solution, packed)
+    return _record(facts | cost, (weight.double(), quadratic), solution, packed)
 
 
 def fit_layers(
     linears: Sequence[nn.Linear], objective: Objective, binarization: Binarization, measured: Measured, plan: Plan
-) -> tuple[Problem, Solution, list[BinaryLinear]]:
+) -> tuple[Quadratic, Solution, list[BinaryLinear]]:
     """Quantize linear layers that read one input as one, or a single one; they stay as they are.
 
     Args:
@@ -163,6 +163,9 @@ def fit_layers(
         binarization: What their weight may be; nor does the plan's.
         measured: Moments of their inputs, which are taken.
         plan: How they are fitted.
+
+    Returns:
+        What was minimised, and what else of the problem nobody needs is gone; the solution; the packed layers.
 
     Raises:
         ValueError: They cannot be quantized: entries that are not finite.
@@ -175,7 +178,7 @@ def fit_layers(
         rows: Any = code if len(linears) == 1 else code.rows(start, stop)  # type: ignore[attr-defined]
         packed.append(_pack(linear, rows, means, plan.calibration.correct_bias))
         start = stop
-    return problem, solution, packed
+    return problem.objective, solution, packed
 
 
 def _problem(
@@ -204,13 +207,13 @@ def _pack(linear: nn.Linear, code: Code, means: tuple[Tensor, Tensor], correct_b
 
 def _record(
     facts: dict[str, Any],
-    asked: tuple[Tensor, Problem],
+    asked: tuple[Tensor, Quadratic],
     solution: Solution,
     packed: list[BinaryLinear],
 ) -> LayerRecord:
-    weight, problem = asked
+    weight, quadratic = asked
     weight_hat = torch.cat([layer.dense_weight(torch.float64) for layer in packed])
-    after = problem.objective.value(weight_hat)
+    after = quadratic.value(weight_hat)
     bits = [layer_bits(layer.spec) for layer in packed]
     return LayerRecord(
         **facts,
@@ -219,7 +222,7 @@ def _record(
         q_before=solution.trace[0],
         q_after=after,
         relative_error_weight=relative_error(weight, weight_hat),
-        relative_error_target=after / problem.objective.constant if problem.objective.constant > 0 else 0.0,
+        relative_error_target=after / quadratic.constant if quadratic.constant > 0 else 0.0,
         ridge=solution.ridge,
         recoveries=solution.recoveries,
         amp_accepted=solution.amp.accepted,

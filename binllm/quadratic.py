@@ -127,5 +127,5 @@ class Problem:
 def relative_error(weight: Tensor, weight_hat: Tensor) -> float:
     """``||W - Ŵ||²_F / ||W||²_F``; 0 for a zero matrix that is reproduced exactly."""
     energy = float(weight.double().square().sum())
-    error = float((weight.double() - weight_hat.double()).square().sum())
+    error = float((weight.double() - weight_hat.double()).square_().sum())
     return error / energy if energy > 0 else (0.0 if error == 0 else float(torch.inf))

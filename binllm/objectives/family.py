@@ -60,9 +60,10 @@ def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:
     if shrinkage == 0:
         return quadratic
     scale = quadratic.metric.diagonal().mean()
-    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
+    metric = (1 - shrinkage) * quadratic.metric
+    metric.diagonal().add_(shrinkage * scale)
     return Quadratic(
-        (1 - shrinkage) * quadratic.metric + shrinkage * scale * identity,
+        metric,
         (1 - shrinkage) * quadratic.linear + shrinkage * scale * weight,
         (1 - shrinkage) * quadratic.constant + shrinkage * float(scale * weight.square().sum()),
     )
@@ -104,8 +105,9 @@ def preserve_energy(
     """
     scale = quadratic.metric.diagonal().mean()
     scale = scale if float(scale) > 0 else torch.ones_like(scale)
-    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
-    factor = torch.linalg.cholesky(quadratic.metric + ridge * scale * identity)
+    metric = quadratic.metric.clone()
+    metric.diagonal().add_(ridge * scale)
+    factor = torch.linalg.cholesky(metric)
     solved = torch.cholesky_solve(quadratic.linear.T, factor).T
     explained = (solved * quadratic.linear).sum(1)
     gain = torch.where(explained > 0, (statistics.output_energy / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(
