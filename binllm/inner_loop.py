@@ -212,7 +212,8 @@ def _record(
     packed: list[BinaryLinear],
 ) -> LayerRecord:
     weight, quadratic = asked
-    weight_hat = torch.cat([layer.dense_weight(torch.float64) for layer in packed])
+    dense = [layer.dense_weight(torch.float64) for layer in packed]
+    weight_hat = dense[0] if len(dense) == 1 else torch.cat(dense)
     after = quadratic.value(weight_hat)
     bits = [layer_bits(layer.spec) for layer in packed]
     return LayerRecord(
