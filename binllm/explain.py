@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +11,8 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from binllm.configuration import CONF
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import BinllmError, bad_value, unknown_key
+from binllm.yaml_folder import CONF
 
 # What composing a configuration raises for a user's mistake. Hydra uses ValueError for some of them.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
@@ -58,23 +57,6 @@ def explain(error: BaseException) -> str:
     text = "; ".join(dict.fromkeys(_one_line(one) for one in chain))
     ambiguous = re.match(r"Ambiguous value for argument '(.*?)' 1\.", text)
     return f"{ambiguous.group(1)}: several values need -m, a sweep; a list is written [a,b]" if ambiguous else text
-
-
-def unknown_key(full_key: str, names: list[str]) -> str:
-    """Say that a key does not exist, and which ones do.
-
-    Args:
-        full_key: Dotted, for example ``objective.alhpa``.
-        names: The keys that exist beside it, without their parent's name.
-
-    Returns:
-        One line.
-    """
-    parent, dot, key = full_key.rpartition(".")
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f"; did you mean '{parent}{dot}{near[0]}'?" if near else ""
-    where = f"; {parent} has {', '.join(names)}" if parent and names else f"; there are {', '.join(names)}"
-    return f"{full_key}: no such key{where if names else ''}{hint}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""The table of one experiment's runs, and the table of what all claims came to."""
+"""The table of one experiment's runs, the table of what all claims came to, and that of every expected difference."""
 
 from __future__ import annotations
 
@@ -124,3 +124,36 @@ def claims_grid(claims: Sequence[Claim], sections: Sequence[Section]) -> Grid:
         f"{LEAST_SEEDS} seeds. Intervals are not corrected for the number of comparisons."
     )
     return Grid("What was claimed, expected and found.", headings, lines, ["seeds"], [note])
+
+
+def ratios_grid(claims: Sequence[Claim], sections: Sequence[Section]) -> Grid:
+    """Every expected difference of the claims that were tested, a column for each model: the verdict and the ratio.
+
+    Of a model's protocols the one with most settings is shown.
+    """
+    firsts = {(one.experiment.claim.experiment, one.model): one for one in reversed(sections)}
+    tested = [claim for claim in claims if any(name == claim.experiment for name, _ in firsts)]
+    models = sorted({model for _, model in firsts})
+    lines = []
+    for claim in tested:
+        found = {model: judge_all(one) for model in models if (one := firsts.get((claim.experiment, model)))}
+        for index, expected in enumerate(claim.expected):
+            cells = [_short(found[model][index]) if model in found else DASH for model in models]
+            lines.append(["" if index else claim.text, f"`{claim.varies}`", f"`{expected}`", *cells])
+    notes = [
+        "Ratio of the lower setting to the other one, paired over seeds, with its 95 % interval; below 1 is as expected.",
+        *(_seeds_note(model, [one for (_, name), one in firsts.items() if name == model]) for model in models),
+    ]
+    return Grid(
+        "Every expected difference, and what was found.", ["claim", "varied", "expected", *models], lines, (), notes
+    )
+
+
+def _short(one: Judgement) -> str:
+    return f"**{one.verdict}**, {ratio_text(one.paired)}" if one.paired is not None else f"{one.verdict}: {one.why}"
+
+
+def _seeds_note(model: str, sections: Sequence[Section]) -> str:
+    """What a model's column was measured on."""
+    texts = sorted({text_of(one.definition) if one.definition else "time" for one in sections})
+    return f"{model}: {', '.join(sorted({seeds_text(one) for one in sections}))} seeds; {'; '.join(texts)}."

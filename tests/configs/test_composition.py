@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from binllm.configuration import CONF, compose_run, rewrite
+from binllm.configuration import compose_run, rewrite
 from binllm.errors import BinllmError
 from binllm.objectives import OutputAlign, Proposed, WeightAlign
 from binllm.schema import GROUPS, RunConfig, build
+from binllm.yaml_folder import CONF
 
 PATHS = {"model=folder": "model.path=/tmp", "dataset=text": "dataset.path=/tmp/a.txt", "model=hub": "model.id=a/b"}
 FILES = {

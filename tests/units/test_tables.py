@@ -86,6 +86,22 @@ def test_opposite_data_give_the_opposite_verdict(verdict: str, results: Path):
     assert found(files, "ablation/target") == "not run", "the reference runs are a setting of it too, but only one"
 
 
+def test_every_expected_difference_has_a_line_and_every_model_a_column(results: Path):
+    add(results, [100.0, 110.0, 120.0])
+    add(results, [125.0, 137.5, 150.0], OFF)
+    add(results, [210.0, 220.0, 230.0], ["model=stories260k"])
+    add(results, [105.0, 110.0, 115.0], ["model=stories260k", *OFF])
+    lines = [line for line in made(results)["ratios.md"].splitlines() if line.startswith("|")]
+    assert lines[0] == "| claim | varied | expected | smollm2 | stories260k |"
+    (line,) = lines[2:]
+    assert line.strip("| ").split(" | ")[1:] == [
+        "`objective.amp_rule`",
+        "`agree < off`",
+        "**holds**, 0.800 (0.800 to 0.800)",
+        "**does not hold**, 2.000 (2.000 to 2.000)",
+    ]
+
+
 def test_two_seeds_decide_nothing(results: Path):
     add(results, [100.0, 110.0])
     add(results, [200.0, 220.0], OFF)
