@@ -17,15 +17,15 @@ from binllm.plan import Granularity
 
 # Operations a second of one thread.
 FLOAT32_RATE = 130e9  # products of forward passes
-FLOAT64_RATE, FLOAT64_RATE_LARGE = 45e9, 70e9  # products of moments and of the feedback between blocks
-CHOLESKY_RATE, CHOLESKY_RATE_LARGE = 20e9, 45e9
+FLOAT64_RATE, FLOAT64_RATE_LARGE = 60e9, 70e9  # products of moments and of the feedback between blocks
+CHOLESKY_RATE = 40e9
 EXTRA_THREAD = 0.9  # what a further thread adds to the rate of a large product
 # Seconds.
 START = 3.0  # texts and tokenizer
 PER_PARAMETER_READ = 10e-9
 PER_PARAMETER_SAVED = 5e-9
 PER_STATE_BYTE = 1 / 300e6  # both streams are hashed and made durable after every block
-PER_SQUARE_ENTRY = 50e-9  # of moments (n_in, n_in): means, mirroring, checks, copies; limited by memory
+PER_SQUARE_ENTRY = 25e-9  # of a matrix (n_in, n_in): means, mirroring, checks, copies; limited by memory
 # Products of n_out n_in² operations of a layer, in float64.
 PRODUCTS = 1  # feedback
 PRODUCTS_ALIGNED = 9  # more for an objective on outputs: target, the minimiser, three values of Q
@@ -147,7 +147,10 @@ def _moments(work: Work) -> float:
         rate = FLOAT64_RATE_LARGE if square >= LARGE else FLOAT64_RATE
         wide = (measured.gram + 2 * measured.cross) * square / rate
         narrow = 2 * measured.outputs * sum(layer.entries for layer in stage) / FLOAT32_RATE
-        found += work.tokens * (wide + narrow) / _speedup(work) + PER_SQUARE_ENTRY * measured.gram * square
+        found += (
+            work.tokens * (wide + narrow) / _speedup(work)
+            + PER_SQUARE_ENTRY * (measured.gram + measured.cross) * square
+        )
     return found
 
 
@@ -164,8 +167,8 @@ def _fit(work: Work, cost: FitCost, layer: Shape) -> float:
         products += PRODUCTS_ENERGY * (getattr(objective, "alpha", 0.0) != 1)
         products += PRODUCTS_ALIGNED + PRODUCTS_PASS * passes + amp * (PRODUCTS_AMP + PRODUCTS_PASS * passes)
     alone = layer.entries >= LARGE
-    cholesky, rate = (CHOLESKY_RATE_LARGE, FLOAT64_RATE_LARGE) if alone else (CHOLESKY_RATE, FLOAT64_RATE)
-    large = n_in**3 / 3 / cholesky + (n_in * width**2 + products * layer.entries * n_in) / rate
+    rate = FLOAT64_RATE_LARGE if alone else FLOAT64_RATE
+    large = n_in**3 / 3 / CHOLESKY_RATE + (n_in * width**2 + products * layer.entries * n_in) / rate
     small = (AMP_COST if amp else 1.0) * n_in * (cost.column + layer.n_out * cost.entry)
     return large / (_speedup(work) if alone else 1.0) + PER_SQUARE_ENTRY * n_in**2 + small
 
