@@ -10,7 +10,7 @@ from torch import Tensor
 
 from binllm.objectives.base import check_interval
 from binllm.registry import register
-from binllm.solvers.linear_algebra import factorise
+from binllm.solvers.linear_algebra import by_columns, factorise
 from binllm.statistics import Statistics
 
 
@@ -52,7 +52,7 @@ class Asymmetric:
         if self.rule is not AsymmetricRule.qep:
             return weight
         pull = weight @ (statistics.cross_gram - statistics.gram)
-        return weight + self.alpha * factorise(statistics.gram, self.ridge).solve_right(pull)
+        return weight + self.alpha * factorise(statistics.gram, self.ridge).solve_right_(by_columns(pull))
 
     def drift(self, statistics: Statistics) -> Tensor | None:
         """``α(C - G)`` for `Problem.drift`, or None."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,16 +13,16 @@ from torch import Tensor, nn
 from binllm.binarization import Binarization
 from binllm.distributed import Ranks
 from binllm.errors import BinllmError
+from binllm.measuring import Layer, Measured, measure, moments_for
 from binllm.models import decoder_blocks, layer_roles, resident, stages
 from binllm.objectives import Objective
 from binllm.packing import BinaryLinear, Code, binary_layers
 from binllm.packing.accounting import layer_bits
 from binllm.parallel import LARGE, side_by_side
 from binllm.plan import Granularity, Plan
-from binllm.quadratic import Problem, relative_error
+from binllm.quadratic import Problem, Quadratic, relative_error
 from binllm.solvers import Solution, solve
 from binllm.stacking import Stack, stacks
-from binllm.statistics import Moments, Statistics
 from binllm.streams import DualStream
 from binllm.streams.head import head_inputs
 from binllm.streams.storage import Activations
@@ -32,35 +30,6 @@ from binllm.tracking.memory import measure_peak
 from binllm.tracking.records import LayerRecord
 
 HEAD = "head"
-Wave = Sequence[tuple[Sequence[str], Sequence[Stack]]]  # groups of layers that read one input, and their stacks
-
-
-class Measured:
-    """Statistics that several layers are fitted to, let go when the last of them has taken them.
-
-    A wide layer's moments are larger than all else; they are not to outlive what is made of them.
-    """
-
-    def __init__(self, statistics: Statistics, readers: int = 1):
-        self._statistics: Statistics | None = statistics
-        self._left = readers
-        self._lock = threading.Lock()
-
-    def take(self) -> Statistics:
-        """The statistics, as many times as there are readers."""
-        with self._lock:
-            statistics, self._left = self._statistics, self._left - 1
-            if self._left == 0:
-                self._statistics = None
-        assert statistics is not None
-        return statistics
-
-
-class Layer(NamedTuple):
-    """A linear layer, or several that are fitted as one, whose inputs have been measured."""
-
-    stack: Stack
-    measured: Measured
 
 
 class Events(NamedTuple):
@@ -123,7 +92,7 @@ def _quantize_block(
     fitted = list(zip(groups, stacks(plan, block, groups, roles), strict=True))
     done: list[LayerRecord] = []
     for wave in [fitted] if plan.calibration.granularity is Granularity.block else [[one] for one in fitted]:
-        layers = _measure(streams, block, {group[0]: inputs.pop(group[0]) for group, _ in wave}, wave)
+        layers = measure(streams, block, {group[0]: inputs.pop(group[0]) for group, _ in wave}, wave, plan)
         if not together:
             _clear_caches(block)  # of large layers they take as much memory as a fit may need
         done += side_by_side(partial(_quantize_layer, block, index, plan, begins), layers, together)
@@ -146,28 +115,14 @@ def quantize_head(model: nn.Module, streams: DualStream, plan: Plan) -> list[Lay
         return []
     head = model.get_output_embeddings()  # type: ignore[operator]
     name = next(n for n, module in model.named_modules() if module is head)
-    objective = plan.objective_of(HEAD, is_last=False)
-    moments = Moments(head.weight.shape[1], objective.token_weights, streams.device)
-    for x, x_hat in head_inputs(model, head, streams):
-        moments.add(x, x_hat)
-    moments.add_over(streams.ranks)
-    layer = Layer(Stack((name,), HEAD, objective, plan.binarization), Measured(moments.statistics()))
+    stack = Stack((name,), HEAD, plan.objective_of(HEAD, is_last=False), plan.binarization)
     with resident(head):
+        moments = moments_for([stack.objective], [head.weight], plan, streams.device)
+        for x, x_hat in head_inputs(model, head, streams):
+            moments.add(x, x_hat)
+        moments.add_over(streams.ranks)
+        layer = Layer(stack, Measured(moments.statistics()))
         return [_quantize_layer(model, len(streams.blocks), plan, lambda index, name: None, layer)]
-
-
-def _measure(streams: DualStream, block: nn.Module, inputs: dict[str, Tensor], wave: Wave) -> list[Layer]:
-    """The layers of a wave with the moments of their inputs; `inputs` are those in the full-precision stream."""
-    moments = streams.moments(
-        block, inputs, {stack.objective.token_weights for _, stacked in wave for stack in stacked}
-    )
-    layers: list[Layer] = []
-    for group, stacked in wave:
-        uses = Counter(stack.objective.token_weights for stack in stacked)
-        sums = moments.pop(group[0])
-        measured = {weights: Measured(sums[weights].statistics(), count) for weights, count in uses.items()}
-        layers += [Layer(stack, measured[stack.objective.token_weights]) for stack in stacked]
-    return layers
 
 
 def fitted_side_by_side(block: nn.Module, names: Iterable[str]) -> bool:
@@ -187,19 +142,19 @@ def _quantize_layer(
     begun = time.perf_counter()
     with measure_peak() as peak:
         try:
-            problem, solution, packed = fit_layers(linears, stack.objective, stack.binarization, layer.measured, plan)
+            quadratic, solution, packed = fit_layers(linears, stack.objective, stack.binarization, layer.measured, plan)
         except ValueError as error:
             raise BinllmError(f"model: block {index} layer {stack.label} cannot be quantized: {error}") from error
         for name, one in zip(stack.names, packed, strict=True):
             block.set_submodule(name, one)
     facts = {"block": index, "layer": stack.label, "role": stack.role, "objective": stack.objective.name}
     cost = {"seconds": time.perf_counter() - begun, "peak_memory_bytes": peak.bytes}
-    return _record(facts | cost, (weight.double(), problem), solution, packed)
+    return _record(facts | cost, (weight.double(), quadratic), solution, packed)
 
 
 def fit_layers(
     linears: Sequence[nn.Linear], objective: Objective, binarization: Binarization, measured: Measured, plan: Plan
-) -> tuple[Problem, Solution, list[BinaryLinear]]:
+) -> tuple[Quadratic, Solution, list[BinaryLinear]]:
     """Quantize linear layers that read one input as one, or a single one; they stay as they are.
 
     Args:
@@ -208,6 +163,9 @@ def fit_layers(
         binarization: What their weight may be; nor does the plan's.
         measured: Moments of their inputs, which are taken.
         plan: How they are fitted.
+
+    Returns:
+        What was minimised, and what else of the problem nobody needs is gone; the solution; the packed layers.
 
     Raises:
         ValueError: They cannot be quantized: entries that are not finite.
@@ -220,7 +178,7 @@ def fit_layers(
         rows: Any = code if len(linears) == 1 else code.rows(start, stop)  # type: ignore[attr-defined]
         packed.append(_pack(linear, rows, means, plan.calibration.correct_bias))
         start = stop
-    return problem, solution, packed
+    return problem.objective, solution, packed
 
 
 def _problem(
@@ -249,13 +207,14 @@ def _pack(linear: nn.Linear, code: Code, means: tuple[Tensor, Tensor], correct_b
 
 def _record(
     facts: dict[str, Any],
-    asked: tuple[Tensor, Problem],
+    asked: tuple[Tensor, Quadratic],
     solution: Solution,
     packed: list[BinaryLinear],
 ) -> LayerRecord:
-    weight, problem = asked
-    weight_hat = torch.cat([layer.dense_weight(torch.float64) for layer in packed])
-    after = problem.objective.value(weight_hat)
+    weight, quadratic = asked
+    dense = [layer.dense_weight(torch.float64) for layer in packed]
+    weight_hat = dense[0] if len(dense) == 1 else torch.cat(dense)
+    after = quadratic.value(weight_hat)
     bits = [layer_bits(layer.spec) for layer in packed]
     return LayerRecord(
         **facts,
@@ -264,7 +223,7 @@ def _record(
         q_before=solution.trace[0],
         q_after=after,
         relative_error_weight=relative_error(weight, weight_hat),
-        relative_error_target=after / problem.objective.constant if problem.objective.constant > 0 else 0.0,
+        relative_error_target=after / quadratic.constant if quadratic.constant > 0 else 0.0,
         ridge=solution.ridge,
         recoveries=solution.recoveries,
         amp_accepted=solution.amp.accepted,

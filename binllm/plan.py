@@ -7,10 +7,10 @@ from enum import Enum
 
 import torch
 
-from binllm.asymmetric import Asymmetric
+from binllm.asymmetric import Asymmetric, AsymmetricRule
 from binllm.binarization import Binarization
 from binllm.errors import bad_value
-from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to
+from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to, reads_reference
 from binllm.quadratic import AmpRule, Problem
 from binllm.registry import REGISTRY
 from binllm.solvers import Solver
@@ -85,6 +85,10 @@ class Plan:
             raise bad_value("solver", self.solver.name, f"a solver that fits binarization {name}: {', '.join(fitting)}")
 
         for key, objective in (("objective", self.objective), ("elsewhere", self.elsewhere)):
+            if self.asymmetric.rule is AsymmetricRule.qep and getattr(objective, "reads_reference", False):
+                raise bad_value(
+                    "asymmetric.rule", "qep", f"none or gptaq with {key} {objective.name}, which sees the drift itself"
+                )
             rule = getattr(objective, "amp_rule", AmpRule.off)
             if rule is not AmpRule.off and not getattr(self.solver, "masks_updates", False):
                 raise bad_value(
@@ -107,6 +111,10 @@ class Plan:
         for role in self.objective.roles:
             if role not in (ALL, LAST, *roles):
                 raise bad_value("objective.roles", role, (ALL, LAST, *roles))
+
+    def reads_cross(self, objective: Objective) -> bool:
+        """Whether C is measured for a layer with this objective."""
+        return reads_reference(objective) or self.asymmetric.rule is not AsymmetricRule.none
 
     def problem(self, objective: Objective, weight: torch.Tensor, statistics: Statistics) -> Problem:
         """What the solver gets for one layer; weight (n_out, n_in) of any dtype.

@@ -25,16 +25,27 @@ class Quadratic:
     """``Q(Ŵ) = tr(Ŵ A Ŵᵀ) - 2 tr(Ŵ Tᵀ) + constant``, a mean squared error per token.
 
     Attributes:
-        metric: A (n_in, n_in), symmetric positive semi-definite.
+        matrix: A (n_in, n_in), symmetric positive semi-definite, or None where it is I: it is not held then, and no product
+            with it is made.
         linear: T (n_out, n_in).
         constant: Energy of the target, so that Q is the squared error itself and not only up to a constant.
-        identity: A is I, and no product with it is made.
     """
 
-    metric: Tensor
+    matrix: Tensor | None
     linear: Tensor
     constant: float = 0.0
-    identity: bool = False
+
+    @property
+    def metric(self) -> Tensor:
+        """A as a matrix."""
+        return self._identity(self.linear.shape[1]) if self.matrix is None else self.matrix
+
+    def metric_of(self, span: slice) -> Tensor:
+        """A of a block of columns (width, width)."""
+        return self._identity(span.stop - span.start) if self.matrix is None else self.matrix[span, span]
+
+    def _identity(self, size: int) -> Tensor:
+        return torch.eye(size, dtype=self.linear.dtype, device=self.linear.device)
 
     def value(self, weight_hat: Tensor) -> float:
         """Q of ``weight_hat`` (n_out, n_in)."""
@@ -46,13 +57,13 @@ class Quadratic:
         for rows, linear in zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True):
             w = rows.to(linear.dtype)
             image = self.apply(w)
-            error = image.sub(linear, alpha=2) if self.identity else image.sub_(linear, alpha=2)
+            error = image.sub(linear, alpha=2) if self.matrix is None else image.sub_(linear, alpha=2)
             found.append(error.mul_(w).sum(1))
         return torch.cat(found)
 
-    def apply(self, rows: Tensor) -> Tensor:
-        """``rows A`` (m, n_in)."""
-        return rows if self.identity else rows @ self.metric
+    def apply(self, rows: Tensor, span: slice = slice(None)) -> Tensor:
+        """``rows A`` (m, n_in), or a block of its columns."""
+        return rows[:, span] if self.matrix is None else rows @ self.matrix[:, span]
 
     def gradient(self, weight_hat: Tensor) -> Tensor:
         """Half the gradient of Q, ``Ŵ A - T`` (n_out, n_in)."""
@@ -110,11 +121,11 @@ class Problem:
     @property
     def feedback_is_objective(self) -> bool:
         """Whether blocks are fitted in the same metric that feeds errors back."""
-        return self.feedback is self.objective.metric
+        return self.feedback is self.objective.matrix
 
 
 def relative_error(weight: Tensor, weight_hat: Tensor) -> float:
     """``||W - Ŵ||²_F / ||W||²_F``; 0 for a zero matrix that is reproduced exactly."""
     energy = float(weight.double().square().sum())
-    error = float((weight.double() - weight_hat.double()).square().sum())
+    error = float((weight.double() - weight_hat.double()).square_().sum())
     return error / energy if energy > 0 else (0.0 if error == 0 else float(torch.inf))

@@ -139,7 +139,7 @@ class Sample:
 
     def statistics(self, weights: TokenWeights = TokenWeights.uniform) -> Statistics:
         """The moments of all sequences."""
-        moments = Moments(self.weight.shape[1], weights)
+        moments = Moments(self.weight.shape[1], weights, outputs=[self.weight])
         moments.add(self.x, self.x_hat)
         return moments.statistics()
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from binllm.diagnostics.passes import installed, run_pass
-from binllm.inner_loop import Measured, fit_layers, fitted_side_by_side
+from binllm.inner_loop import fit_layers, fitted_side_by_side
+from binllm.measuring import Measured, moments_for
 from binllm.models import linear_layers, stages
 from binllm.objectives import Objective
 from binllm.parallel import side_by_side
 from binllm.plan import Plan
-from binllm.statistics import Moments, Statistics, TokenWeights
+from binllm.statistics import Statistics, TokenWeights
 from binllm.streams import DualStream
 
 Weighted = tuple[str, TokenWeights]
@@ -45,17 +46,16 @@ def block_losses(
         (layer name, objective's name, loss of every sequence).
     """
     linears = linear_layers(block)
-    statistics = _statistics(streams, block, {objective.token_weights for objective in objectives})
-    reader = {name: group[0] for group in stages(block) for name in group}
+    statistics = _statistics(streams, block, plan, objectives)
     targets = [streams.call(block, streams.x[span]) for span in spans]
 
     def fit(task: tuple[str, Objective]) -> nn.Module:
         name, objective = task
-        measured = Measured(statistics[reader[name], objective.token_weights])
+        measured = Measured(statistics[name, objective.token_weights])
         _, _, [packed] = fit_layers([linears[name]], objective, plan.binarization, measured, plan)
         return packed
 
-    tasks = [(name, objective) for name in reader for objective in objectives]
+    tasks = [(name, objective) for group in stages(block) for name in group for objective in objectives]
     for (name, objective), packed in zip(
         tasks, side_by_side(fit, tasks, fitted_side_by_side(block, linears)), strict=True
     ):
@@ -68,15 +68,21 @@ def block_losses(
         )
 
 
-def _statistics(streams: DualStream, block: nn.Module, weights: set[TokenWeights]) -> dict[Weighted, Statistics]:
-    linears = linear_layers(block)
-    readers = [group[0] for group in stages(block)]
-    device = streams.device
-    found = {
-        (name, weight): Moments(linears[name].in_features, weight, device) for name in readers for weight in weights
-    }
+def _statistics(
+    streams: DualStream, block: nn.Module, plan: Plan, objectives: list[Objective]
+) -> dict[Weighted, Statistics]:
+    linears, sums = linear_layers(block), []
+    for group in stages(block):
+        weights = [linears[name].weight for name in group]
+        for kind in dict.fromkeys(objective.token_weights for objective in objectives):
+            alike = [objective for objective in objectives if objective.token_weights is kind]
+            sums.append((group, kind, moments_for(alike, weights, plan, streams.device)))
     for span in streams.spans:
-        inputs = run_pass(streams, block, streams.x[span], dict.fromkeys(readers)).inputs
-        for (name, _), moments in found.items():
-            moments.add(inputs[name], inputs[name])
-    return {key: moments.statistics() for key, moments in found.items()}
+        inputs = run_pass(streams, block, streams.x[span], {group[0]: None for group, _, _ in sums}).inputs
+        for group, _, moments in sums:
+            moments.add(inputs[group[0]], inputs[group[0]])
+    found: dict[Weighted, Statistics] = {}
+    for group, kind, moments in sums:
+        parts = moments.statistics().split([linears[name].out_features for name in group])
+        found |= {(name, kind): part for name, part in zip(group, parts, strict=True)}
+    return found

@@ -1,11 +1,13 @@
 """Resident memory of a run: weights, streams, inputs of a block's stages, moments, and what a fit holds beside them.
 
-quantize   process + weights + tokens (2 hidden + Σ_stages n_in) + 8 max_waves(moments, moments left + fits side by side)
-moments    3 n_in² float64 of an input (G, C, F)
-fit        3 n_in² + k n_out n_in float64, k = 5, and 6 for an objective on outputs
+quantize   process + tokens (2 hidden + Σ_stages n_in) + max_stages(weights left + 8 max(moments, moments left + fits))
+moments    n_in² float64 of an input (G), and as much where the full-precision stream is looked at (C)
+fit        n_in² / 2 + 4 n_out n_in float64 beside G, and n_in² more for an objective on outputs
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from binllm.estimate.work import Wave, Work
 from binllm.models.geometry import Shape
@@ -18,10 +20,12 @@ KEPT = 0.2e9  # what the C library keeps of freed memory at most, while blocks a
 # Copies that live at the same time.
 LOADED = 2.0  # of the weights while they are read
 LOGITS = 2.0  # of one forward pass, in float32
-SQUARES_MEASURED = 3  # G, C, F (n_in, n_in)
-SQUARES_FITTED = 3  # the objective's metric, that of the feedback or of AMP, and the factor
-RECTANGLES = 5  # (n_out, n_in): the weight, the code, its first form, errors, and what a value of Q takes
-RECTANGLES_ALIGNED = 1  # more for an objective on outputs: its linear term
+SEQUENCE = 3  # of a sequence of the input in float64, while it is measured
+SQUARES = 0.5  # (n_in, n_in) that a fit has besides G: the factor in panels
+SQUARES_ALIGNED = 1  # more for an objective on outputs: the factor as a whole, and then the metric of AMP
+RECTANGLES = (
+    4  # (n_out, n_in): weight, linear term, errors, the code and half of its first form; or what a record takes
+)
 
 
 def bytes_by_phase(work: Work) -> dict[str, float]:
@@ -32,7 +36,7 @@ def bytes_by_phase(work: Work) -> dict[str, float]:
     return {
         "load": process + (0.0 if work.streamed else LOADED * weights),
         "full_precision": process + weights + logits,
-        "quantize": process + kept + weights + _activations(work) + max(_wave(work, wave) for wave in work.waves),
+        "quantize": process + kept + _activations(work) + _quantize(work),
         "evaluate": process + kept + weights + logits,
     }
 
@@ -51,18 +55,34 @@ def _activations(work: Work) -> float:
     return work.tokens * (2 * work.geometry.hidden + inputs) * work.size
 
 
-def _wave(work: Work, wave: Wave) -> float:
-    """Moments of all inputs of a wave; or those that still have readers, and the fits that go on side by side."""
-    moments = [SQUARES_MEASURED * work.weightings * stage[0].n_in ** 2 for stage in wave]
+def _quantize(work: Work) -> float:
+    """Weights that are not packed yet, and what the waves hold beside them."""
+    found, left = [], float(_resident(work))
+    for wave in work.waves:
+        moments = [_moments(work, stage) for stage in wave]
+        sequence = SEQUENCE * work.config.dataset.length * max(stage[0].n_in for stage in wave)
+        found.append(work.size * left + FLOAT64 * (sum(moments) + sequence))
+        for index, stage in enumerate(wave):
+            found.append(work.size * left + FLOAT64 * (sum(moments[index + 1 :]) + _fits(work, stage, wave)))
+            left -= sum(layer.entries for layer in stage)
+    return max(found)
+
+
+def _moments(work: Work, stage: Sequence[Shape]) -> float:
+    """Entries of G and C of a stage's input."""
+    measured = work.measured(stage)
+    return (measured.gram + measured.cross) * stage[0].n_in ** 2
+
+
+def _fits(work: Work, stage: Sequence[Shape], wave: Wave) -> float:
+    """Entries that the fits of a stage hold at the same time: of a layer that is fitted alone, C has ended by then."""
     together = work.side_by_side(wave)
-    found: list[float] = [sum(moments)]
-    for index, stage in enumerate(wave):
-        left = sum(moments[index if len(stage) > 1 or together > 1 else index + 1 :])
-        found.append(left + sum(sorted((_fit(work, layer) for layer in stage), reverse=True)[:together]))
-    return FLOAT64 * max(found)
+    alone = len(stage) == together == 1
+    own = work.measured(stage).gram * stage[0].n_in ** 2 if alone else _moments(work, stage)
+    return own + sum(sorted((_fit(work, layer) for layer in stage), reverse=True)[:together])
 
 
 def _fit(work: Work, layer: Shape) -> float:
-    """Entries in float64 that a fit holds beside the moments."""
-    rectangles = RECTANGLES + RECTANGLES_ALIGNED * work.objective(layer).aligns_outputs
-    return SQUARES_FITTED * layer.n_in**2 + rectangles * layer.entries
+    """Entries that a fit holds beside the moments."""
+    squares = SQUARES + SQUARES_ALIGNED * work.objective(layer).aligns_outputs
+    return squares * layer.n_in**2 + RECTANGLES * layer.entries

@@ -17,18 +17,19 @@ from binllm.plan import Granularity
 
 # Operations a second of one thread.
 FLOAT32_RATE = 130e9  # products of forward passes
-FLOAT64_RATE = 45e9  # products of moments and of the feedback between blocks
-CHOLESKY_RATE = 20e9
+FLOAT64_RATE, FLOAT64_RATE_LARGE = 60e9, 70e9  # products of moments and of the feedback between blocks
+CHOLESKY_RATE = 40e9
 EXTRA_THREAD = 0.9  # what a further thread adds to the rate of a large product
 # Seconds.
 START = 3.0  # texts and tokenizer
 PER_PARAMETER_READ = 10e-9
 PER_PARAMETER_SAVED = 5e-9
 PER_STATE_BYTE = 1 / 300e6  # both streams are hashed and made durable after every block
-PER_SQUARE_ENTRY = 50e-9  # of moments (n_in, n_in): means, mirroring, checks, copies; limited by memory
+PER_SQUARE_ENTRY = 25e-9  # of a matrix (n_in, n_in): means, mirroring, checks, copies; limited by memory
 # Products of n_out n_in² operations of a layer, in float64.
 PRODUCTS = 1  # feedback
-PRODUCTS_ALIGNED = 11  # more for an objective on outputs: target, its energy, the minimiser, three values of Q
+PRODUCTS_ALIGNED = 9  # more for an objective on outputs: target, the minimiser, three values of Q
+PRODUCTS_ENERGY = 2  # and the energy of a target that is not the full-precision output itself
 PRODUCTS_PASS = 2  # and in every pass over the joint problem
 PRODUCTS_AMP = 2  # more under AMP: W C, H, and in the greedy pass Ŵ H; in every pass PRODUCTS_PASS more
 # Ratios.
@@ -139,10 +140,18 @@ def _passes(work: Work) -> float:
 
 
 def _moments(work: Work) -> float:
-    """C whole, G and F by half; F in the precision of the streams."""
-    squares = work.weightings * sum(stage[0].n_in ** 2 for stage in work.geometry.stages)
-    products = work.tokens * squares * (3 / FLOAT64_RATE + 1 / FLOAT32_RATE) / _speedup(work)
-    return products + PER_SQUARE_ENTRY * squares
+    """C whole, G by half; the outputs in the precision of the streams."""
+    found = 0.0
+    for stage in work.geometry.stages:
+        measured, square = work.measured(stage), stage[0].n_in ** 2
+        rate = FLOAT64_RATE_LARGE if square >= LARGE else FLOAT64_RATE
+        wide = (measured.gram + 2 * measured.cross) * square / rate
+        narrow = 2 * measured.outputs * sum(layer.entries for layer in stage) / FLOAT32_RATE
+        found += (
+            work.tokens * (wide + narrow) / _speedup(work)
+            + PER_SQUARE_ENTRY * (measured.gram + measured.cross) * square
+        )
+    return found
 
 
 def _fits(work: Work, cost: FitCost, wave: Wave) -> float:
@@ -155,11 +164,13 @@ def _fit(work: Work, cost: FitCost, layer: Shape) -> float:
     amp, width = has_amp(objective), work.config.binarization.block_size or n_in
     products = PRODUCTS
     if objective.aligns_outputs:
+        products += PRODUCTS_ENERGY * (getattr(objective, "alpha", 0.0) != 1)
         products += PRODUCTS_ALIGNED + PRODUCTS_PASS * passes + amp * (PRODUCTS_AMP + PRODUCTS_PASS * passes)
-    square = n_in**3 / 3 / CHOLESKY_RATE + n_in * width**2 / FLOAT64_RATE
-    large = square + products * layer.entries * n_in / FLOAT64_RATE
+    alone = layer.entries >= LARGE
+    rate = FLOAT64_RATE_LARGE if alone else FLOAT64_RATE
+    large = n_in**3 / 3 / CHOLESKY_RATE + (n_in * width**2 + products * layer.entries * n_in) / rate
     small = (AMP_COST if amp else 1.0) * n_in * (cost.column + layer.n_out * cost.entry)
-    return large / (_speedup(work) if layer.entries >= LARGE else 1.0) + PER_SQUARE_ENTRY * n_in**2 + small
+    return large / (_speedup(work) if alone else 1.0) + PER_SQUARE_ENTRY * n_in**2 + small
 
 
 def _diagnose(work: Work, cost: FitCost) -> float:

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from binllm.asymmetric import AsymmetricRule
 from binllm.models.geometry import Geometry, Shape
-from binllm.objectives import applies_to
+from binllm.objectives import applies_to, reads_reference
 from binllm.parallel import LARGE
 from binllm.plan import Granularity
 from binllm.quadratic import AmpRule
 
 Wave = Sequence[Sequence[Shape]]  # stages whose inputs are measured together
+
+
+class Measured(NamedTuple):
+    """How often G, C and the energy of the outputs are measured."""
+
+    gram: int
+    cross: int
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,6 @@ class Work:
         return self.config.streaming
 
     @cached_property
-    def weightings(self) -> int:
-        """How often the moments of an input are measured."""
-        return len({self.config.objective.token_weights, self.config.elsewhere.token_weights})
-
-    @cached_property
     def waves(self) -> list[Wave]:
         """The stages of a block by waves."""
         stages = self.geometry.stages
@@ -67,6 +71,14 @@ class Work:
         """Fits that go on at the same time."""
         small = all(layer.entries < LARGE for layer in self.geometry.layers)
         return min(self.threads, sum(map(len, wave))) if small else 1
+
+    def measured(self, stage: Sequence[Shape]) -> Measured:
+        """What is measured of the input of a stage, by each weighting of tokens that its layers ask for."""
+        objectives = [self.objective(layer) for layer in stage]
+        kinds = {one.token_weights for one in objectives}
+        read = {one.token_weights for one in objectives if reads_reference(one)}
+        asymmetric = self.config.asymmetric.rule is not AsymmetricRule.none
+        return Measured(len(kinds), len(kinds if asymmetric else read), len(read))
 
     def objective(self, layer: Shape) -> Any:
         """What a layer is fitted to."""

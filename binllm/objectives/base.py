@@ -23,6 +23,9 @@ class Objective(Protocol):
         roles: Layer roles it applies to: names such as ``down``, or ``all``, or ``last`` (last linear layer of a block).
         token_weights: How tokens are weighted in the moments that it gets.
         aligns_outputs: Whether its metric is the input's second moment, so that errors are fed back in that same metric.
+
+    One that does not look at the full-precision stream, so that neither C nor the outputs' energy need be measured for it,
+    says so by ``reads_reference = False``.
     """
 
     @property
@@ -47,6 +50,11 @@ def check_interval(key: str, value: float, low: float, high: float) -> None:
     """Raise the user's error when a number is outside ``[low, high]``."""
     if not low <= value <= high:
         raise bad_value(key, value, f"{low:g} <= {key.split('.')[-1]} <= {high:g}")
+
+
+def reads_reference(objective: Objective) -> bool:
+    """Whether C and the energy of the full-precision outputs are measured for an objective."""
+    return getattr(objective, "reads_reference", True)
 
 
 def applies_to(objective: Objective, role: str, is_last: bool) -> bool:

@@ -14,8 +14,7 @@ from binllm.statistics import Statistics
 
 def weight_error(weight: Tensor) -> Quadratic:
     """``||W - Ŵ||²_F``: metric I, linear term W (n_out, n_in)."""
-    identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return Quadratic(identity, weight, float(weight.square().sum()), identity=True)
+    return Quadratic(None, weight, float(weight.square().sum()))
 
 
 def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadratic:
@@ -24,7 +23,7 @@ def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadra
     α = 0 is naive output alignment (ARB-X), α = 1 the error against the full-precision output.
 
     Args:
-        weight: W (n_out, n_in), float64.
+        weight: W (n_out, n_in), float64; with α > 0 the one whose outputs' energy is in the statistics.
         statistics: Moments of the layer's input.
         alpha: Position of the target between the two streams, 0 to 1.
 
@@ -38,11 +37,11 @@ def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadra
 
 def target_energy(weight: Tensor, statistics: Statistics, alpha: float) -> Tensor:
     """Energy per token (n_out,) of each output of the target ``((1-α)X̂ + αX)Wᵀ``."""
-    g, c, f = statistics.gram, statistics.cross_gram, statistics.reference_gram
-    cross = alpha * (1 - alpha)
-    both = c + c.T if cross else c
-    moment = _mixture(((1 - alpha) ** 2, g), (cross, both), (alpha**2, f))
-    return (weight @ moment).mul_(weight).sum(1)
+    if alpha == 1:
+        return statistics.output_energy
+    moment = _mixture(((1 - alpha) ** 2, statistics.gram), (2 * alpha * (1 - alpha), statistics.cross_gram))
+    energy = (weight @ moment).mul_(weight).sum(1)
+    return energy + alpha**2 * statistics.output_energy if alpha else energy
 
 
 def _mixture(*terms: tuple[float, Tensor]) -> Tensor:
@@ -61,9 +60,10 @@ def shrink(quadratic: Quadratic, weight: Tensor, shrinkage: float) -> Quadratic:
     if shrinkage == 0:
         return quadratic
     scale = quadratic.metric.diagonal().mean()
-    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
+    metric = (1 - shrinkage) * quadratic.metric
+    metric.diagonal().add_(shrinkage * scale)
     return Quadratic(
-        (1 - shrinkage) * quadratic.metric + shrinkage * scale * identity,
+        metric,
         (1 - shrinkage) * quadratic.linear + shrinkage * scale * weight,
         (1 - shrinkage) * quadratic.constant + shrinkage * float(scale * weight.square().sum()),
     )
@@ -98,18 +98,20 @@ def preserve_energy(
 
     Args:
         quadratic: `output_error` of the same weight, statistics and alpha.
-        weight: W (n_out, n_in).
+        weight: W (n_out, n_in), whose outputs' energy is in the statistics.
         statistics: Moments of the layer's input.
         alpha: Position of the target between the two streams.
         ridge: Relative ridge for the solve with A.
     """
     scale = quadratic.metric.diagonal().mean()
     scale = scale if float(scale) > 0 else torch.ones_like(scale)
-    identity = torch.eye(len(quadratic.metric), dtype=weight.dtype, device=weight.device)
-    factor = torch.linalg.cholesky(quadratic.metric + ridge * scale * identity)
+    metric = quadratic.metric.clone()
+    metric.diagonal().add_(ridge * scale)
+    factor = torch.linalg.cholesky(metric)
     solved = torch.cholesky_solve(quadratic.linear.T, factor).T
     explained = (solved * quadratic.linear).sum(1)
-    wanted = ((weight @ statistics.reference_gram) * weight).sum(1)
-    gain = torch.where(explained > 0, (wanted / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(1.0, 4.0)
+    gain = torch.where(explained > 0, (statistics.output_energy / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(
+        1.0, 4.0
+    )
     energy = target_energy(weight, statistics, alpha) * gain.square()
     return Quadratic(quadratic.metric, quadratic.linear * gain[:, None], float(energy.sum()))

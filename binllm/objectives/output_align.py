@@ -44,6 +44,11 @@ class OutputAlign:
         """The metric is the input's second moment, shrunk and tempered."""
         return True
 
+    @property
+    def reads_reference(self) -> bool:
+        """With a target of the quantized stream alone, and no AMP, it does not look at the full-precision one."""
+        return self.alpha > 0 or self.preserve_energy or self.amp_rule is not AmpRule.off
+
     def __post_init__(self) -> None:
         for option in ("alpha", "shrinkage", "tempering"):
             check_interval(f"objective.{option}", getattr(self, option), 0.0, 1.0)

@@ -30,6 +30,11 @@ class WeightAlign:
         """The metric is I."""
         return False
 
+    @property
+    def reads_reference(self) -> bool:
+        """The inputs play no part."""
+        return False
+
     def quadratic(self, weight: Tensor, statistics: Statistics) -> Quadratic:
         """``A = I``, ``T = W``."""
         return family.weight_error(weight)

@@ -30,7 +30,7 @@ from binllm.parallel import LARGE, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
-from binllm.solvers.linear_algebra import Factor, all_finite, factorise, inverse_of_upper
+from binllm.solvers.linear_algebra import Factor, all_finite, by_columns, factorise, inverse_of_upper
 from binllm.solvers.updates import BlockQuadratic, Running
 
 Improvement = Callable[[Any, BlockQuadratic], None]
@@ -54,7 +54,8 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     """
     if not all_finite(problem.weight):
         raise ValueError("the weight has NaN or infinite entries")
-    if not (all_finite(problem.objective.metric) and all_finite(problem.objective.linear)):
+    metric = problem.objective.matrix
+    if not ((metric is None or all_finite(metric)) and all_finite(problem.objective.linear)):
         raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
     walk = _Walk(problem, binarization, solver, dtype)
@@ -78,8 +79,7 @@ class _Walk:
     """State of the walk.
 
     Attributes:
-        wanted: W* (n_out, n_in), the continuous weights; the problem's own tensor where that is what is wanted.
-        dense: Ŵ of the finished blocks, W* in the others; None in the greedy pass, which asks for it under AMP only.
+        dense: Ŵ of the finished blocks, W* (the continuous weights) in the others (n_out, n_in).
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
     """
 
@@ -88,16 +88,13 @@ class _Walk:
         n_in = problem.weight.shape[1]
         width = binarization.block_size or n_in
         self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
-        slope = problem.objective.gradient(problem.weight)
+        slope = by_columns(problem.objective.gradient(problem.weight))
         pulled = bool(slope.any())
         if not pulled:
             del slope  # before there is a factor
         self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
-        self.wanted: Tensor = self._minimiser(slope) if pulled else problem.weight
-        if problem.drift is not None:
-            self.wanted = self.wanted.clone()  # the greedy pass moves it
+        self.dense: Tensor = self._minimiser(slope) if pulled else problem.weight.clone()
         self.ridge, self.recoveries = self.factor.ridge, self.factor.recoveries
-        self.dense: Tensor | None = None
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
         self.fed_back = 0.0
@@ -106,10 +103,10 @@ class _Walk:
         self.joint = problem.feedback_is_objective or solver.feedback is Feedback.none
 
     def _minimiser(self, slope: Tensor) -> Tensor:
-        """``W - (W A - T) A⁻¹``: the ridge pulls towards W and not towards zero."""
+        """``W - (W A - T) A⁻¹``: the ridge pulls towards W and not towards zero. The slope is overwritten."""
         same = self.problem.feedback_is_objective
         factor = self.factor if same else factorise(self.problem.objective.metric, self.solver.ridge)
-        return self.problem.weight - factor.solve_right(slope)
+        return self.problem.weight - factor.solve_right_(slope)
 
     def greedy(self) -> tuple[Tensor, Tensor]:
         """One pass from left to right with error feedback.
@@ -117,12 +114,11 @@ class _Walk:
         Returns:
             Ŵ (n_out, n_in) of the blocks' first codes, in the dtype of the fits, and of the fitted ones.
         """
-        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.empty_like(self.wanted)
+        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.empty_like(self.dense)
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
         first = [self._greedy_block(span, errors, limits, drift, variance) for span in self.spans]
         del errors
-        self.dense = self._so_far()
         return torch.cat(first).T.contiguous(), self.dense
 
     def _greedy_block(
@@ -131,7 +127,7 @@ class _Walk:
         """Fit the next block, write its error (n_out, width) into ``errors``, and return its first code, transposed."""
         panel = self.factor.panels[0]
         own, carried = panel[span], self._carried(errors, panel)
-        start = self.wanted[:, span] + carried
+        start = self.dense[:, span] + carried
         metric = self._block_metric(span, own)
         # Which columns are salient is a question to the inputs, also where the objective does not see them.
         inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
@@ -145,24 +141,18 @@ class _Walk:
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)
         self.blocks.append(block)
+        self.dense[:, span] = fitted
         if self.solver.feedback is not Feedback.none:
             error = start + running.correction().T.to(start.dtype) - fitted
             errors[:, span] = self._felt(own, error, upper) - carried
         if drift is not None:
-            self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
+            self.dense[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
         self.factor.panels.pop(0)
         return first
 
-    def _so_far(self) -> Tensor:
-        """Ŵ of the finished blocks, W* in the others (n_out, n_in)."""
-        dense = self.wanted.clone()
-        for block, span in zip(self.blocks, self.spans, strict=False):
-            dense[:, span] = block.dense().T
-        return dense
-
     def _block_metric(self, span: slice, own: Tensor) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
-            return self.problem.objective.metric[span, span]
+            return self.problem.objective.metric_of(span)
         return own @ own.T
 
     def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
@@ -189,10 +179,9 @@ class _Walk:
             The change of the objective, summed over the blocks: negative but for rounding, or under AMP.
         """
         objective, change = self.problem.objective, 0.0
-        assert self.dense is not None
         for block, span in zip(self.blocks, self.spans, strict=True):
-            metric, old = objective.metric[span, span], self.dense[:, span].clone()
-            others = self.dense @ objective.metric[:, span] - old @ metric
+            metric, old = objective.metric_of(span), self.dense[:, span].clone()
+            others = objective.apply(self.dense, span) - old @ metric
             terms = (metric, objective.linear[:, span] - others)
             self.dense[:, span] = self._improve(self.solver.refine, block, span, terms)
             change += _difference(self.dense[:, span], old, terms)
@@ -209,7 +198,7 @@ class _Walk:
         """Apply a fit, and return what the block now stands for (n_out, width)."""
         metric, linear = (t.to(self.dtype) for t in terms)
         method(block, BlockQuadratic(metric, linear.T.contiguous(), self._guard(span), running))
-        fitted = block.dense().T.to(self.wanted.dtype)
+        fitted = block.dense().T.to(self.dense.dtype)
         if not all_finite(fitted):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
         return fitted
@@ -218,8 +207,8 @@ class _Walk:
         amp = self.problem.amp
         if amp is None or amp.rule is AmpRule.off:
             return None
-        metric, dense = amp.metric[span, span], self._so_far() if self.dense is None else self.dense
-        offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
+        metric = amp.metric[span, span]
+        offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
 
 

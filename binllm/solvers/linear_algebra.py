@@ -44,11 +44,16 @@ class Factor:
             upper[: len(panel), len(panel) - panel.shape[1] : len(panel)] = panel
         return upper
 
-    def solve_right(self, rows: Tensor) -> Tensor:
-        """``rows A⁻¹ = rows R⁻ᵀ R⁻¹`` for rows (m, n)."""
-        upper = self.upper
-        seen = torch.linalg.solve_triangular(upper.T, rows, upper=False, left=False)
-        return torch.linalg.solve_triangular(upper, seen, upper=True, left=False)
+    def solve_right_(self, rows: Tensor) -> Tensor:
+        """``rows A⁻¹ = rows R⁻ᵀ R⁻¹``, in place of rows (m, n) that lie `by_columns`."""
+        upper, width = self.upper, self.panels[0].shape[1]
+        self.panels.clear()  # a wide layer's factor is not to be in memory twice
+        torch.linalg.solve_triangular(upper.T, rows, upper=False, left=False, out=rows)
+        torch.linalg.solve_triangular(upper, rows, upper=True, left=False, out=rows)
+        for start in range(0, len(upper), width):
+            panel = upper[: start + width, start : start + width]
+            self.panels.append(panel.clone(memory_format=torch.contiguous_format))
+        return rows
 
     def inverse_upper(self) -> Tensor:
         """U."""
@@ -63,6 +68,11 @@ class Factor:
         upper = self.upper
         seen = torch.triu(torch.linalg.solve_triangular(upper.T, drift, upper=False, left=False), 1)
         return torch.linalg.solve_triangular(upper, seen, upper=True, left=False)
+
+
+def by_columns(matrix: Tensor) -> Tensor:
+    """A copy of a matrix that lies column by column in memory; then a triangular solve from the right works in place."""
+    return matrix.T.contiguous().T
 
 
 def inverse_of_upper(upper: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ at equal batch shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from binllm.distributed import Ranks
 from binllm.errors import bad_value
 from binllm.models.on_demand import device_of
-from binllm.statistics import Moments, TokenWeights
+from binllm.statistics import Moments
 from binllm.streams.storage import Activations
 
 
@@ -143,34 +143,24 @@ class DualStream:
             self.activations.let_go(self.x_hat)
 
     @torch.no_grad()
-    def moments(
-        self, block: nn.Module, readers: dict[str, Tensor], weights: set[TokenWeights]
-    ) -> dict[str, dict[TokenWeights, Moments]]:
+    def measure(self, block: nn.Module, readers: dict[str, Tensor], sums: Sequence[tuple[str, Moments]]) -> None:
         """Measure the inputs of some layers as the partly quantized block sees them.
 
         Args:
             block: The decoder block as it stands.
-            readers: Layer name to its input in the full-precision stream.
-            weights: Token weightings that are wanted.
-
-        Returns:
-            Moments of all processes' sequences by layer name and weighting. The forward pass ends at the last of the layers.
+            readers: Layer name to its input in the full-precision stream. The forward pass ends at the last of them.
+            sums: Layer names, and what the sequences of all processes are added to; in the same order in all processes.
         """
         names = list(readers)
-        ordered = [weight for weight in TokenWeights if weight in weights]  # alike in all processes; a set's is not
-        found = {n: {w: Moments(readers[n].shape[-1], w, self.device) for w in ordered} for n in names}
         for span in self.spans:
             caught: dict[int, Tensor] = {}
             with _Catching(block, names, caught, stop_after=len(names)):
                 run_until_stop(self.call, block, self.x_hat[span])
-            for stage, name in enumerate(names):
-                reference = readers[name][span].to(self.device)
-                for moments in found[name].values():
-                    moments.add(reference, _by_sequence(caught[stage], span))
+            for name, moments in sums:
+                moments.add(readers[name][span].to(self.device), _by_sequence(caught[names.index(name)], span))
             self.activations.let_go(self.x_hat, *readers.values())
-        for moments in (moments for by_weight in found.values() for moments in by_weight.values()):
+        for _, moments in sums:
             moments.add_over(self.ranks)
-        return found
 
 
 def _by_sequence(batch: Tensor, span: slice) -> Tensor:

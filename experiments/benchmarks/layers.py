@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from binllm.configuration import compose_run
+from binllm.measuring import moments_for
 from binllm.objectives import Objective
 from binllm.pipeline import plan_of
 from binllm.plan import Plan
 from binllm.quadratic import Problem
 from binllm.schema import build
 from binllm.solvers import solve
-from binllm.statistics import Moments
 from binllm.tracking import provenance
 from binllm.tracking.memory import current_rss, measure_peak
 from experiments.benchmarks.cost import linear_fit, write
@@ -85,9 +85,10 @@ def random_problem(plan: Plan, shape: tuple[int, int], tokens: int) -> Problem:
     strength = torch.randn(n_in, generator=source).exp()
     inputs = torch.randn(1, tokens * n_in, n_in, generator=source) @ mixing * strength
     objective: Objective = plan.objective
-    moments = Moments(n_in, objective.token_weights)
+    weight = heavy_tailed(n_out, n_in, seed=0)
+    moments = moments_for([objective], [weight], plan, inputs.device)
     moments.add(inputs, inputs)
-    return plan.problem(objective, heavy_tailed(n_out, n_in, seed=0), moments.statistics())
+    return plan.problem(objective, weight, moments.statistics())
 
 
 def plan_for(method: str) -> Plan:

@@ -10,12 +10,14 @@ from helpers import BINARIZATIONS, BLOCK, SOLVERS, Sample, dense, run, sample
 from torch import Tensor
 
 from binllm.asymmetric import Asymmetric, AsymmetricRule
+from binllm.errors import BinllmError
 from binllm.objectives import OutputAlign, WeightAlign
 from binllm.plan import Plan
 from binllm.quadratic import Problem
 from binllm.solvers import Gptq
 
 RIDGE = 0.01
+QEP = Asymmetric(rule=AsymmetricRule.qep)
 
 
 def problem_of(layer: Sample, asymmetric: Asymmetric, objective: object | None = None) -> Problem:
@@ -65,6 +67,13 @@ def test_qep_moves_the_target_of_output_alignment_towards_the_true_output(alpha:
     found = problem_of(layer, Asymmetric(rule=AsymmetricRule.qep, alpha=alpha, ridge=0.0), OutputAlign())
     wanted = OutputAlign(alpha=alpha).quadratic(layer.weight, layer.statistics())
     torch.testing.assert_close(found.objective.linear, wanted.linear, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("objective", [OutputAlign(alpha=0.25), OutputAlign(preserve_energy=True)])
+def test_qep_is_refused_where_the_target_is_in_the_full_precision_stream(objective: OutputAlign) -> None:
+    for objectives in ((objective, WeightAlign()), (WeightAlign(), objective)):
+        with pytest.raises(BinllmError, match=r"asymmetric.rule = qep: allowed is none or gptaq with .*output_align"):
+            Plan(objectives[0], BINARIZATIONS["row"], SOLVERS["closed_form"], objectives[1], asymmetric=QEP)
 
 
 def test_where_the_streams_agree_nothing_is_corrected() -> None:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import SOLVERS, Sample, dense, generator, normal, run, sample
+from helpers import BINARIZATIONS, OBJECTIVES, SOLVERS, Sample, dense, generator, normal, run, sample
 
-from binllm.objectives import OutputAlign, WeightAlign, family
+from binllm.objectives import OutputAlign, WeightAlign, family, reads_reference
+from binllm.plan import Plan
 from binllm.quadratic import Quadratic
+from binllm.statistics import Moments
 
 ALPHAS = (0.0, 0.25, 1.0)
 
@@ -47,6 +49,17 @@ def test_alpha_zero_does_not_look_at_the_full_precision_stream() -> None:
     layer = sample("ragged")
     other = replace(layer, x=layer.x.flip(1) * 3)
     assert_same(layer.problem(OutputAlign()).objective, other.problem(OutputAlign()).objective)
+
+
+@pytest.mark.parametrize("name", [name for name, one in OBJECTIVES.items() if not reads_reference(one)])
+def test_what_an_objective_says_it_does_not_read_need_not_be_measured(name: str) -> None:
+    layer, objective = sample("ragged"), OBJECTIVES[name]
+    moments = Moments(layer.weight.shape[1], objective.token_weights, cross=False)
+    moments.add(layer.x, layer.x_hat)
+    plan = Plan(objective, BINARIZATIONS["row"], SOLVERS["closed_form"])
+    found = plan.problem(objective, layer.weight, moments.statistics())
+    assert_same(found.objective, layer.problem(objective).objective)
+    torch.testing.assert_close(found.feedback, layer.problem(objective).feedback)
 
 
 def test_alpha_one_has_the_full_precision_output_as_target() -> None:

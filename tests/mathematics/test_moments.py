@@ -60,12 +60,14 @@ def test_uniform_moments_are_means_per_token_of_the_right_streams(dtype: torch.d
     x, x_hat = (t.flatten(0, 1).double() for t in (data.x, data.x_hat))
     s, n = data.statistics(), len(x)
     assert s.tokens == n
-    assert {t.dtype for t in (s.gram, s.cross_gram, s.reference_gram, s.mean, s.mean_hat)} == {torch.float64}
+    assert {t.dtype for t in (s.gram, s.cross_gram, s.output_energy, s.mean, s.mean_hat)} == {torch.float64}
     close = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(s.gram, x_hat.T @ x_hat / n, **close)
     torch.testing.assert_close(s.cross_gram, x.T @ x_hat / n, **close)
-    product = close if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-5}  # F is multiplied in the stream's dtype
-    torch.testing.assert_close(s.reference_gram, x.T @ x / n, **product)
+    product = (
+        close if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+    )  # outputs are made in the stream's dtype
+    torch.testing.assert_close(s.output_energy, (x @ data.weight.T).square().mean(0), **product)
     torch.testing.assert_close(s.mean, x.mean(0), **close)
     torch.testing.assert_close(s.mean_hat, x_hat.mean(0), **close)
     assert torch.equal(s.gram, s.gram.T)
@@ -81,7 +83,10 @@ def test_inverse_energy_weighs_tokens_by_the_full_precision_stream_within_their_
             weight = 1 / (1 + energy / typical)
             gram += weight * torch.outer(token, token_hat)
             total += weight
-    torch.testing.assert_close(data.statistics(TokenWeights.inverse_energy).cross_gram, gram / total)
+    s = data.statistics(TokenWeights.inverse_energy)
+    torch.testing.assert_close(s.cross_gram, gram / total)
+    x, _ = data.tokens(TokenWeights.inverse_energy)
+    torch.testing.assert_close(s.output_energy, (x @ data.weight.T).square().sum(0))
 
 
 def test_inverse_energy_keeps_a_massive_token_from_owning_the_moments() -> None:
@@ -90,6 +95,27 @@ def test_inverse_energy_keeps_a_massive_token_from_owning_the_moments() -> None:
     ratio = {w: float(data.statistics(w).gram.trace() / calm.statistics(w).gram.trace()) for w in TokenWeights}
     assert ratio[TokenWeights.uniform] > 100
     assert ratio[TokenWeights.inverse_energy] < 3
+
+
+def test_layers_that_read_one_input_have_its_moments_and_each_its_own_outputs() -> None:
+    data = layer()
+    other = torch.flip(data.weight, (0, 1))[:2]
+    moments = Moments(11, outputs=[data.weight, other])
+    moments.add(data.x, data.x_hat)
+    parts = moments.statistics().split([3, 2])
+    for weight, part in zip((data.weight, other), parts, strict=True):
+        torch.testing.assert_close(part.output_energy, replace(data, weight=weight).statistics().output_energy)
+        assert part.gram is parts[0].gram and part.cross_gram is parts[0].cross_gram
+
+
+def test_what_is_not_asked_for_is_not_measured() -> None:
+    data = layer()
+    moments = Moments(11, cross=False)
+    moments.add(data.x, data.x_hat)
+    found = moments.statistics()
+    assert torch.equal(found.gram, data.statistics().gram)
+    assert found.cross_gram.numel() == found.output_energy.numel() == 0
+    assert found.finite() and found.split([3, 2]) == [found, found]
 
 
 def test_moments_of_nothing_are_an_error() -> None:

@@ -20,7 +20,8 @@ from binllm.diagnostics.block_loss import block_losses
 from binllm.diagnostics.diagnosis import Diagnosis
 from binllm.diagnostics.series import block_series, summarise
 from binllm.diagnostics.table import to_table
-from binllm.inner_loop import Events, Measured, fit_layers, open_streams, quantize_blocks
+from binllm.inner_loop import Events, fit_layers, open_streams, quantize_blocks
+from binllm.measuring import Measured
 from binllm.models import Attention, Family, ModelConfig, Source, decoder_blocks, linear_layers, load_model
 from binllm.objectives import OutputAlign, WeightAlign
 from binllm.pipeline import plan_of

@@ -14,6 +14,7 @@ from binllm.errors import BinllmError
 from binllm.statistics import Moments, TokenWeights
 
 SHAPE = (7, 32, 12)  # sequences, length, features
+OUTPUTS = torch.linspace(-1, 1, 5 * SHAPE[-1]).view(5, -1)  # the weight of a layer that reads them
 
 
 @pytest.mark.parametrize(("sequences", "batch"), [(16, 4), (7, 2), (5, 1), (9, 4)])
@@ -53,13 +54,13 @@ def check_process(rank: int, port: int, size: int, weights: TokenWeights) -> Non
     ranks, (x, x_hat) = Ranks(rank, size), streams()
     shares = ranks.shares(len(x), 2)
     share = shares[rank]
-    own = Moments(SHAPE[-1], weights)
+    own = Moments(SHAPE[-1], weights, outputs=[OUTPUTS])
     own.add(x[share], x_hat[share])
     own.add_over(ranks)
     found, expected = own.statistics(), statistics_of_all(weights)
     assert found.tokens == expected.tokens
-    for name in ("gram", "cross_gram", "reference_gram", "mean", "mean_hat"):
-        # F's products are in float32, but its sums in float64 as well
+    for name in ("gram", "cross_gram", "output_energy", "mean", "mean_hat"):
+        # outputs are made in float32, but their energy is summed in float64 as well
         assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
     ranks.agree(str([getattr(found, name).sum().item() for name in ("gram", "mean")]), "sum")  # the same bits
     whole = ranks.gather(x[share], shares)
@@ -76,7 +77,7 @@ def check_process(rank: int, port: int, size: int, weights: TokenWeights) -> Non
 
 
 def statistics_of_all(weights: TokenWeights):
-    moments = Moments(SHAPE[-1], weights)
+    moments = Moments(SHAPE[-1], weights, outputs=[OUTPUTS])
     moments.add(*streams())
     return moments.statistics()
 

@@ -30,8 +30,9 @@ def llama(hidden: int, inner: int, narrow: int, blocks: int, vocabulary: int) ->
 
 SMOLLM2 = llama(576, 1536, 192, blocks=30, vocabulary=49152)
 LLAMA2_7B = llama(4096, 11008, 4096, blocks=32, vocabulary=32000)
-# Seconds of quantize and highest resident bytes of runs of SmolLM2 that had a core for themselves (provenance: one thread).
-MEASURED = {"rtn": (131.5, 1.74e9), "xnor": (118.3, 1.71e9), "one_plane": (177.0, 1.89e9), "q1_0": (202.5, 1.84e9)}
+# Seconds of quantize, five times those of six of its 30 blocks, and highest resident bytes up to there, of SmolLM2 on a quiet
+# machine with one thread.
+MEASURED = {"rtn": (82.6, 1.69e9), "xnor": (68.6, 1.68e9), "one_plane": (122.7, 1.69e9), "q1_0": (180.7, 1.68e9)}
 
 
 @cache
@@ -68,7 +69,7 @@ def test_half_the_bytes_of_a_weight_save_half_the_weights():
         estimate(configured("calibration.storage=disk", f"model.dtype={dtype}"), SMOLLM2, 20).bytes_by_phase["quantize"]
         for dtype in ("float32", "bfloat16")
     )
-    assert wide - narrow == 2 * SMOLLM2.parameters
+    assert wide - narrow == pytest.approx(2 * SMOLLM2.parameters, rel=0.03)  # some of a block may be packed by then
 
 
 def test_measuring_stage_by_stage_takes_more_time_and_less_memory():
