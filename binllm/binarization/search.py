@@ -19,7 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import ascending, column_errors, first_order_gains, output_errors, residual
+from binllm.binarization.search_errors import (
+    ascending,
+    column_errors,
+    first_order_gains,
+    generic_column_errors,
+    has_ties,
+    output_errors,
+    residual,
+)
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
@@ -59,11 +67,17 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others[first] = False
     ordered = searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]]))
 
+    centred = ordered - ordered.mean(1, keepdim=True)
+    generic = ordered.dtype == torch.float32 and not has_ties(ordered)
+    spread = float(torch.linalg.vector_norm(centred, dtype=torch.float64)) ** 2 if generic else 0.0
+
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
+        if generic and dtype == torch.float32:
+            return reduce(add, (generic_column_errors(_transposed(rows, dtype), counts) for rows in _panels(centred)))
         return reduce(add, (column_errors(_transposed(rows, dtype), counts) for rows in _panels(ordered)))
 
-    best = _first_least(errors, most - 1, searched, floor=1e-12 * energy)
+    best = _first_least(errors, most - 1, searched, floor=1e-12 * energy + 4e-6 * spread)
     return ranking.topk(1 + best).indices.sort().values
 
 
