@@ -32,7 +32,7 @@ from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
 PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
-SORTED_PANEL = PANEL // 4  # the same where there is a table entry for every row and threshold
+SORTED_PANEL = PANEL // 2  # the same where there is a table entry for every row and threshold
 NEAR = 1e-4  # relative difference of errors in float32 that float64 may reverse: rounding is 1e-6, and a few 1e-5 where
 # rounding makes an entry equal to its mean
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from binllm.binarization import Binarization, Target
-from binllm.parallel import LARGE, one_thread
+from binllm.parallel import LARGE, by_parts, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
@@ -117,7 +117,7 @@ class _Walk:
         Returns:
             Ŵ (n_out, n_in) of the blocks' first codes, in the dtype of the fits, and of the fitted ones.
         """
-        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.empty_like(self.wanted)
+        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), self.wanted.new_empty(self.wanted.T.shape)
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
         first = [self._greedy_block(span, errors, limits, drift, variance) for span in self.spans]
@@ -128,7 +128,7 @@ class _Walk:
     def _greedy_block(
         self, span: slice, errors: Tensor, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
     ) -> Tensor:
-        """Fit the next block, write its error (n_out, width) into ``errors``, and return its first code, transposed."""
+        """Fit the next block, write its error into ``errors`` (n_in, n_out), and return its first code, transposed."""
         panel = self.factor.panels[0]
         own, carried = panel[span], self._carried(errors, panel)
         start = self.wanted[:, span] + carried
@@ -140,14 +140,15 @@ class _Walk:
         block = self.binarization.initialise(target)
         first = block.dense()
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
-        terms = (metric, start @ metric)
+        of_weights = self.problem.objective.identity and not self.problem.feedback_is_objective
+        terms = (metric, start if of_weights else start @ metric)
         fitted = self._improve(self.solver.fit, block, span, terms, running)
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)
         self.blocks.append(block)
         if self.solver.feedback is not Feedback.none:
             error = start + running.correction().T.to(start.dtype) - fitted
-            errors[:, span] = self._felt(own, error, upper) - carried
+            errors[span] = (self._felt(own, error, upper) - carried).T
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
         self.factor.panels.pop(0)
@@ -156,8 +157,12 @@ class _Walk:
     def _so_far(self) -> Tensor:
         """Ŵ of the finished blocks, W* in the others (n_out, n_in)."""
         dense = self.wanted.clone()
-        for block, span in zip(self.blocks, self.spans, strict=False):
+
+        def fill(done: tuple[Any, slice]) -> None:
+            block, span = done
             dense[:, span] = block.dense().T
+
+        by_parts(fill, list(zip(self.blocks, self.spans, strict=False)))
         return dense
 
     def _block_metric(self, span: slice, own: Tensor) -> Tensor:
@@ -166,12 +171,13 @@ class _Walk:
         return own @ own.T
 
     def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
-        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
-        start = len(panel) - panel.shape[1]
-        if self.solver.feedback is Feedback.none:
-            return errors.new_zeros(len(errors), panel.shape[1])
-        seen = errors[:, :start] @ panel[:start]
-        return torch.linalg.solve_triangular(panel[start:], seen, upper=True, left=False)
+        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``; threads share the columns."""
+        start, n_out = len(panel) - panel.shape[1], errors.shape[1]
+        if start == 0 or self.solver.feedback is Feedback.none:
+            return errors.new_zeros(n_out, panel.shape[1])
+
+        products = by_parts(lambda columns: columns.T @ errors[:start], panel[:start].chunk(2, dim=1))
+        return torch.linalg.solve_triangular(panel[start:].T, torch.cat(products), upper=False).T
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
