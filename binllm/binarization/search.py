@@ -32,7 +32,7 @@ from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
 PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
-SORTED_PANEL = PANEL // 2  # the same where there is a table entry for every row and threshold
+SORTED_PANEL = PANEL // 4  # the same where there is a table entry for every row and threshold
 NEAR = 1e-4  # relative difference of errors in float32 that float64 may reverse: rounding is 1e-6, and a few 1e-5 where
 # rounding makes an entry equal to its mean
 
@@ -65,17 +65,16 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     first = ranking.topk(most).indices
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
-    ordered = searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]]))
-
-    centred = ordered - ordered.mean(1, keepdim=True)
-    generic = ordered.dtype == torch.float32 and not has_ties(ordered)
-    spread = float(torch.linalg.vector_norm(centred, dtype=torch.float64)) ** 2 if generic else 0.0
+    order, mean = torch.cat([first, others.nonzero()[:, 0]]), searched.mean(1, keepdim=True)
+    generic = searched.dtype == torch.float32 and not has_ties(searched)
+    spread = max(energy - width * float(mean.double().square().sum()), 0.0) if generic else 0.0
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
-        if generic and dtype == torch.float32:
-            return reduce(add, (generic_column_errors(_transposed(rows, dtype), counts) for rows in _panels(centred)))
-        return reduce(add, (column_errors(_transposed(rows, dtype), counts) for rows in _panels(ordered)))
+        rough = generic and dtype == torch.float32
+        rows = _panels((searched - mean if rough else searched).index_select(1, order))
+        compute = generic_column_errors if rough else column_errors
+        return reduce(add, (compute(_transposed(panel, dtype), counts) for panel in rows))
 
     best = _first_least(errors, most - 1, searched, floor=1e-12 * energy + 4e-6 * spread)
     return ranking.topk(1 + best).indices.sort().values

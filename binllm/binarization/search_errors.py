@@ -199,15 +199,16 @@ def residual(x: Tensor, large: Tensor, order: int) -> Tensor:
     size = ones @ large
     other_size = (x.shape[-2] - size).clamp_(min=1)
     size.clamp_(min=1)
+    work, magnitude = torch.empty_like(large), torch.empty_like(large)
 
     def mean(values: Tensor) -> Tensor:
         """Of each entry's group; lerp gives either exactly."""
-        own = values * large
-        part = ones @ own
+        part = ones @ torch.mul(values, large, out=work)
         other_part = ones @ values - part
-        return torch.lerp(other_part.div_(other_size), part.div_(size), large, out=own)
+        return torch.lerp(other_part.div_(other_size), part.div_(size), large, out=work)
 
     for _ in range(order):
         x = x - mean(x)
-        x.addcmul_(x.sign(), mean(x.abs()), value=-1)
+        scale = mean(torch.abs(x, out=magnitude))
+        x.addcmul_(torch.sign(x, out=magnitude), scale, value=-1)
     return x

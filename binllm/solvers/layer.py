@@ -129,9 +129,12 @@ class _Walk:
         self, span: slice, errors: Tensor, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
     ) -> Tensor:
         """Fit the next block, write its error into ``errors`` (n_in, n_out), and return its first code, transposed."""
-        panel = self.factor.panels[0]
-        own, carried = panel[span], self._carried(errors, panel)
-        start = self.wanted[:, span] + carried
+        panels = self.factor.panels
+        panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
+        own, carried = panel[span].clone(), self._carried(errors, panel)
+        del panel
+        errors[span], start = carried, self.wanted[:, span] + carried.T
+        del carried
         metric = self._block_metric(span, own)
         # Which columns are salient is a question to the inputs, also where the objective does not see them.
         inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
@@ -148,10 +151,11 @@ class _Walk:
         self.blocks.append(block)
         if self.solver.feedback is not Feedback.none:
             error = start + running.correction().T.to(start.dtype) - fitted
-            errors[span] = (self._felt(own, error, upper) - carried).T
+            errors[span] = self._felt(own, error, upper).T - errors[span]
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
-        self.factor.panels.pop(0)
+        if len(self.blocks) == 1:
+            panels.pop(0)
         return first
 
     def _so_far(self) -> Tensor:
@@ -171,13 +175,12 @@ class _Walk:
         return own @ own.T
 
     def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
-        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``; threads share the columns."""
+        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``, transposed."""
         start, n_out = len(panel) - panel.shape[1], errors.shape[1]
         if start == 0 or self.solver.feedback is Feedback.none:
-            return errors.new_zeros(n_out, panel.shape[1])
-
+            return errors.new_zeros(panel.shape[1], n_out)
         products = by_parts(lambda columns: columns.T @ errors[:start], panel[:start].chunk(2, dim=1))
-        return torch.linalg.solve_triangular(panel[start:].T, torch.cat(products), upper=False).T
+        return torch.linalg.solve_triangular(panel[start:].T, torch.cat(products), upper=False)
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
