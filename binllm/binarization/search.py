@@ -31,7 +31,7 @@ from binllm.binarization.search_errors import (
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
+PANEL = 576 * 128  # float32 entries that a pass takes at once on CPU: it then stays in the second-level cache
 SORTED_PANEL = PANEL // 4  # the same where there is a table entry for every row and threshold
 NEAR = 1e-4  # relative difference of errors in float32 that float64 may reverse: rounding is 1e-6, and a few 1e-5 where
 # rounding makes an entry equal to its mean
@@ -72,7 +72,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
         rough = generic and dtype == torch.float32
-        rows = _panels((searched - mean if rough else searched).index_select(1, order))
+        rows = _panels((searched - mean if rough else searched).index_select(1, order), PANEL * 4 // dtype.itemsize)
         compute = generic_column_errors if rough else column_errors
         return reduce(add, (compute(_transposed(panel, dtype), counts) for panel in rows))
 
@@ -109,17 +109,17 @@ def split_plain_by_inputs(
     """
     thresholds = _plain_thresholds(searched, salient)
     plain, rest, s = searched[:, ~salient], (searched - salient_fit)[:, salient].double(), metric.double()
-    cross = rest @ s[salient][:, ~salient]
     fixed = ((rest @ s[salient][:, salient]) * rest).sum()
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
-        plain_metric = s[~salient][:, ~salient].to(dtype)
+        plain_metric, entries = s[~salient][:, ~salient].to(dtype), PANEL * 4 // dtype.itemsize
+        panels = zip(_panels(plain, entries), _panels(rest @ s[salient][:, ~salient], entries), strict=True)
+        rows = [(_transposed(x, dtype), _transposed(cross, dtype)) for x, cross in panels]
 
-        def of(rows: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:
-            x, y = (_transposed(matrix, dtype) for matrix in rows)
-            return output_errors(x, y, thresholds[list(some)].to(dtype), plain_metric)
+        def of(pair: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:
+            return output_errors(*pair, thresholds[list(some)].to(dtype), plain_metric)
 
-        return fixed + _over_panels(of, list(zip(_panels(plain), _panels(cross), strict=True)), candidates)
+        return fixed + _over_panels(of, rows, candidates)
 
     bound = (searched.abs().double() @ s.diagonal().clamp(min=0).sqrt()).square().sum()  # at least tr(|M| |S| |M|ᵀ)
     best = _first_least(errors, len(thresholds), searched, floor=1e-7 * float(bound))

@@ -122,8 +122,10 @@ class _Walk:
         variance = cache(self.factor.variance)
         first = [self._greedy_block(span, errors, limits, drift, variance) for span in self.spans]
         del errors
+        codes = torch.cat(first).T
+        first.clear()  # before there is another matrix of the size of the weight
         self.dense = self._so_far()
-        return torch.cat(first).T.contiguous(), self.dense
+        return codes, self.dense
 
     def _greedy_block(
         self, span: slice, errors: Tensor, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
@@ -216,8 +218,9 @@ class _Walk:
         running: Running | None = None,
     ) -> Tensor:
         """Apply a fit, and return what the block now stands for (n_out, width)."""
-        metric, linear = (t.to(self.dtype) for t in terms)
-        method(block, BlockQuadratic(metric, linear.T.contiguous(), self._guard(span), running))
+        metric, linear = terms
+        transposed = linear.T.to(self.dtype, memory_format=torch.contiguous_format)
+        method(block, BlockQuadratic(metric.to(self.dtype), transposed, self._guard(span), running))
         fitted = block.dense().T.to(self.wanted.dtype)
         if not all_finite(fitted):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
