@@ -62,7 +62,8 @@ ablations: $(RUNTIME)  ## make the runs of the ablations on both small models (o
 	@status=0; \
 	$(RUN) experiments.ablations.run $(RESULTS) || status=$$?; \
 	[ $$status -ne 130 ] || exit 130; \
-	$(VENV)/bin/binllm-tools tables $(RESULTS) --out $(RESULTS)/ablations && exit $$status
+	$(VENV)/bin/binllm-tools tables $(RESULTS) --out $(RESULTS)/ablations && \
+	$(RUN) experiments.ablations.readme $(RESULTS)/ablations/ratios.md README.md && exit $$status
 
 benchmark: $(RUNTIME)  ## measure cost against depth and calibration tokens; nothing else may run meanwhile
 	$(RUN) experiments.benchmarks.cost

@@ -51,7 +51,8 @@ def _show(arguments: Sequence[str]) -> int:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from binllm.configuration import CONF, rewrite
+    from binllm.configuration import rewrite
+    from binllm.yaml_folder import CONF
 
     GlobalHydra.instance().clear()
     sys.argv[1:] = rewrite(arguments)

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 
 from binllm.errors import BinllmError, bad_value
 from binllm.registry import load_plugin
-
-CONF = Path(__file__).resolve().parent / "conf"  # a link to the top-level folder in a checkout, a copy in a wheel
+from binllm.yaml_folder import CONF
 
 LOCAL = {"model": "folder", "dataset": "text"}
 OVERLAYS = {"method": ["~method"], "experiment": [], "protocol": [], "debug": []}  # what says "none"; most are none

@@ -29,3 +29,20 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> BinllmEr
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return BinllmError(f"{key} = {value}: allowed are {', '.join(names)}{hint}")
+
+
+def unknown_key(full_key: str, names: list[str]) -> str:
+    """Say that a key does not exist, and which ones do.
+
+    Args:
+        full_key: Dotted, for example ``objective.alhpa``.
+        names: The keys that exist beside it, without their parent's name.
+
+    Returns:
+        One line.
+    """
+    parent, dot, key = full_key.rpartition(".")
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f"; did you mean '{parent}{dot}{near[0]}'?" if near else ""
+    where = f"; {parent} has {', '.join(names)}" if parent and names else f"; there are {', '.join(names)}"
+    return f"{full_key}: no such key{where if names else ''}{hint}"

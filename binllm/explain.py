@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +11,8 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from binllm.configuration import CONF
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import BinllmError, bad_value, unknown_key
+from binllm.yaml_folder import CONF
 
 # What composing a configuration raises for a user's mistake. Hydra uses ValueError for some of them.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
@@ -60,23 +59,6 @@ def explain(error: BaseException) -> str:
     return f"{ambiguous.group(1)}: several values need -m, a sweep; a list is written [a,b]" if ambiguous else text
 
 
-def unknown_key(full_key: str, names: list[str]) -> str:
-    """Say that a key does not exist, and which ones do.
-
-    Args:
-        full_key: Dotted, for example ``objective.alhpa``.
-        names: The keys that exist beside it, without their parent's name.
-
-    Returns:
-        One line.
-    """
-    parent, dot, key = full_key.rpartition(".")
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f"; did you mean '{parent}{dot}{near[0]}'?" if near else ""
-    where = f"; {parent} has {', '.join(names)}" if parent and names else f"; there are {', '.join(names)}"
-    return f"{full_key}: no such key{where if names else ''}{hint}"
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -84,8 +66,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_option(error: MissingConfigException) -> str:
-    group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = [option for option in error.options or [] if not option.startswith(SCHEMA)]
+    path = str(error.missing_cfg_file)
+    own = (CONF / path.split("/")[0]).is_dir()  # an option may lie in a folder of its group: experiment=ablation/amp
+    group, _, name = path.partition("/") if own else path.rpartition("/")
+    files = (file.relative_to(CONF / group).with_suffix("").as_posix() for file in (CONF / group).rglob("*.yaml"))
+    options = {*files, *(option for option in error.options or [] if not option.startswith(SCHEMA))}
     return str(bad_value(group, name, options)) if options else f"{group}: no such group or option ({name})"
 
 

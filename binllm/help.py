@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from binllm.configuration import CONF
+from binllm.yaml_folder import CONF
 
 WIDTH = 118
 

@@ -24,10 +24,11 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from binllm.configuration import CONF, rewrite
+from binllm.configuration import rewrite
 from binllm.errors import BinllmError, bad_value
 from binllm.launchers import check_installed, publish_launchers
 from binllm.registry import PLUGINS
+from binllm.yaml_folder import CONF
 
 SHOWS = ("cfg", "info", "hydra_help", "shell_completion", "experimental_rerun")  # options that start no job of ours
 BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"

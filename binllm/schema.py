@@ -10,9 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from binllm.data import DatasetConfig
 from binllm.diagnostics import DiagnosticsConfig
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import BinllmError, bad_value, unknown_key
 from binllm.evaluation import EvaluationConfig, ZeroShotConfig
-from binllm.explain import unknown_key
 from binllm.kernels import KernelConfig
 from binllm.models import ModelConfig
 from binllm.plan import Calibration

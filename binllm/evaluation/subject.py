@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from binllm.configuration import CONF, compose_run
+from binllm.configuration import compose_run
 from binllm.errors import BinllmError, bad_value
 from binllm.evaluation.measure import origin_of
 from binllm.identity import model_name
@@ -22,6 +22,7 @@ from binllm.pipeline import pick_device
 from binllm.schema import RunConfig, build
 from binllm.tracking.folder import RunPaths
 from binllm.tracking.measurements import Origin
+from binllm.yaml_folder import CONF
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ said. A single layer that the kernel does not cover (another kind of code) runs 
 
 from __future__ import annotations
 
-import warnings
 from importlib.util import find_spec
 
 import torch
@@ -15,12 +14,11 @@ from binllm.errors import BinllmError, bad_value
 from binllm.kernels.by_panels import by_panels
 from binllm.kernels.config import KernelName
 from binllm.kernels.dense import dense
+from binllm.kernels.fallback import fall_back
 from binllm.kernels.protocol import Kernel, PackedLayer
 
 COVERED = "binary"
 """The kind of code whose planes the Triton kernels read."""
-
-_told: set[str] = set()  # reasons that have been warned about, one warning each
 
 
 def kernel_name(name: str | KernelName) -> KernelName:
@@ -74,14 +72,6 @@ def choose(name: KernelName, layer: PackedLayer) -> Kernel:
     from binllm.kernels.fused import fused
 
     return fused
-
-
-def fall_back(layer: PackedLayer, reason: str) -> None:
-    """Warn, once for each reason, that a layer does not run with the Triton kernels."""
-    if reason not in _told:
-        _told.add(reason)
-        who = f"layer {layer.name}" if layer.name else "a layer"
-        warnings.warn(f"kernel triton: {who}, and any other like it, runs with kernel torch: {reason}", stacklevel=3)
 
 
 def _cannot_run(device: torch.device) -> str | None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from binllm.kernels.arrange import arrange
 from binllm.kernels.by_panels import by_panels
-from binllm.kernels.choice import fall_back
+from binllm.kernels.fallback import fall_back
 from binllm.kernels.plane_product import add_product, splits_of
 from binllm.kernels.protocol import PackedLayer
 from binllm.kernels.terms import Inputs, Term, terms_of

@@ -18,8 +18,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from binllm.configuration import CONF
 from binllm.errors import BinllmError, bad_value
+from binllm.yaml_folder import CONF
 
 WORDS = ("claim", "source", "varies", "reference", "measures", "text", "expected", "note")
 NEEDED = ("claim", "source", "varies", "reference", "expected")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from binllm.collect.runs import CollectedRun, find_runs
 from binllm.errors import bad_value
-from binllm.tables.ablation_tables import ablation_grid, claims_grid
+from binllm.tables.ablation_tables import ablation_grid, claims_grid, ratios_grid
 from binllm.tables.claims import claims
 from binllm.tables.grid import Grid
 from binllm.tables.paper_tables import is_home, paper_grids, paper_tables
@@ -88,6 +88,7 @@ def _write(sections: Sequence[Section], left_out: Sequence[CollectedRun], out: P
             name = f"{claim.short}_runs" if claim.short.startswith("table") else claim.short
             yield from _files([ablation_grid(one) for one in chosen], out / name)
             yield from plot(chosen, out / name)
+    yield from _files([ratios_grid(claims(), compared)], out / "ratios")
     summary = claims_grid(claims(), compared)
     notes = [f"Left out: {run.folder.name}, {run.status}." for run in left_out]
     yield from _files(

@@ -10,11 +10,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from binllm.configuration import CONF, compose_run
+from binllm.configuration import compose_run
 from binllm.errors import BinllmError
 from binllm.tables.claims import Claim
 from binllm.tracking.runs import NO_NUMBERS
 from binllm.tracking.settings import flatten
+from binllm.yaml_folder import CONF
 
 # What a person chooses about a run of an experiment: model, text, windows, machine. Runs that differ in it are not compared.
 FREE = ("model", "dataset", "evaluation", "device", "threads", "kernel", "calibration.batch", "calibration.storage")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from binllm.configuration import CONF, compose_run, rewrite
+from binllm.configuration import compose_run, rewrite
 from binllm.errors import BinllmError
 from binllm.objectives import OutputAlign, Proposed, WeightAlign
 from binllm.schema import GROUPS, RunConfig, build
+from binllm.yaml_folder import CONF
 
 PATHS = {"model=folder": "model.path=/tmp", "dataset=text": "dataset.path=/tmp/a.txt", "model=hub": "model.id=a/b"}
 FILES = {
@@ -110,6 +111,7 @@ def test_what_needs_no_translation_is_left_alone():
 MISTAKES = {
     "objective=wieght_align": r"objective = wieght_align: allowed are .*; did you mean 'weight_align'\?",
     "method=bset": r"method = bset: allowed are .*; did you mean 'best'\?",
+    "experiment=ablation/ampp": r"experiment = ablation/ampp: allowed are .*; did you mean 'ablation/amp'\?",
     "elsewhere=weigt_align": r"objective = weigt_align: .* did you mean 'weight_align'\?",
     "objektive=weight_align": r"objektive: no such key; .* did you mean 'objective'\?",
     "sede=1": r"sede: no such key; .* did you mean 'seed'\?",

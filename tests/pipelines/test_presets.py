@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import binllm
-from binllm.configuration import CONF
 from binllm.models import load_model
 from binllm.models.config import Family, ModelConfig, Source
 from binllm.packing.accounting import checkpoint_bits
+from binllm.yaml_folder import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 FAMILIES = ("llama", "phi3", "opt")

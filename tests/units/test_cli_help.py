@@ -6,8 +6,8 @@ import re
 import subprocess
 import sys
 
-from binllm.configuration import CONF
 from binllm.help import help_text
+from binllm.yaml_folder import CONF
 
 
 def test_every_option_of_every_group_is_listed_once_and_nothing_internal():

@@ -16,10 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from binllm.configuration import CONF, compose_run
+from binllm.configuration import compose_run
 from binllm.launching import parsed
 from binllm.schema import build
 from binllm.tracking.records import RunStatus
+from binllm.yaml_folder import CONF
 from experiments.baselines.methods import ASYMMETRIC, METHODS
 from experiments.baselines.sweep import EXPERIMENTS, combinations
 from experiments.baselines.table import MARKERS, main

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from binllm import published
 from binllm.collect.paired import paired_over_seeds
 from binllm.configuration import compose_run
+from binllm.tables.ablation_tables import p_text
 from binllm.tables.claims import claims, read_claim
 from binllm.tables.grid import Grid
 from binllm.tables.sweeps import labels
@@ -86,6 +87,22 @@ def test_opposite_data_give_the_opposite_verdict(verdict: str, results: Path):
     assert found(files, "ablation/target") == "not run", "the reference runs are a setting of it too, but only one"
 
 
+def test_every_expected_difference_has_a_line_and_every_model_a_column(results: Path):
+    add(results, [100.0, 110.0, 120.0])
+    add(results, [125.0, 137.5, 150.0], OFF)
+    add(results, [210.0, 220.0, 230.0], ["model=stories260k"])
+    add(results, [105.0, 110.0, 115.0], ["model=stories260k", *OFF])
+    lines = [line for line in made(results)["ratios.md"].splitlines() if line.startswith("|")]
+    assert lines[0] == "| claim | varied | expected | smollm2 | stories260k |"
+    (line,) = lines[2:]
+    assert line.strip("| ").split(" | ")[1:] == [
+        "`objective.amp_rule`",
+        "`agree < off`",
+        "**holds**, 0.800 (0.800 to 0.800)",
+        "**does not hold**, 2.000 (2.000 to 2.000)",
+    ]
+
+
 def test_two_seeds_decide_nothing(results: Path):
     add(results, [100.0, 110.0])
     add(results, [200.0, 220.0], OFF)
@@ -118,6 +135,10 @@ def test_the_interval_is_student_s():
     paired = paired_over_seeds({0: 2.0, 1: 4.0, 2: 6.0, 9: 0.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert paired is not None and paired.seeds == 3
     assert (paired.low, paired.high) == (pytest.approx(2 - 4.302653 / 3**0.5), pytest.approx(2 + 4.302653 / 3**0.5))
+
+
+def test_a_p_value_is_never_printed_as_zero():
+    assert [p_text(value) for value in (0.0494, 0.001, 0.00099, 1e-9)] == ["0.049", "0.001", "<0.001", "<0.001"]
 
 
 def test_published_figures_and_ours_have_columns_of_their_own(results: Path):
