@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOGETHER = 4  # candidates of a pass over columns: of fewer the calls cost time, of more the second-level cache overflows
+TOGETHER = 4  # candidates of a pass over columns: with fewer, calls cost time; more leave the second-level cache
 
 
 def ascending(values: Tensor) -> Tensor:
@@ -140,7 +140,8 @@ def first_order_gains(x: Tensor, thresholds: Tensor) -> Tensor:
     prefix = torch.nn.functional.pad(values.cumsum(1), (1, 0))
     limits = thresholds.double().expand(len(x), -1).contiguous()
     high = torch.searchsorted(values, limits)
-    low = torch.searchsorted(values, -limits, right=True) if bool((values < 0).any()) else high.new_zeros(1).expand_as(high)
+    signed = bool((values < 0).any())
+    low = torch.searchsorted(values, -limits, right=True) if signed else high.new_zeros(1).expand_as(high)
     del limits
     high = high.maximum(low)  # a threshold of 0 has no small entries
     total, up_to_high = prefix[:, -1:], prefix.gather(1, high)
