@@ -37,6 +37,8 @@ def quantize(
         tokenizer: For the calibration text; not needed with ``tokens``.
         tokens: Calibration tokens (sequences, length) int64; by default those of the ``dataset`` group.
         overrides: What the command line would say, for example ``["method=paper", "seed=1", "objective.alpha=0.5"]``.
+            No model is loaded, no perplexity measured and no file written, so keys of model, device, threads, kernel,
+            evaluation, tracker and paths have no effect.
         progress: Show a progress bar on stderr.
 
     Returns:

@@ -66,8 +66,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_option(error: MissingConfigException) -> str:
-    group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = [option for option in error.options or [] if not option.startswith(SCHEMA)]
+    path = str(error.missing_cfg_file)
+    own = (CONF / path.split("/")[0]).is_dir()  # an option may lie in a folder of its group: experiment=ablation/amp
+    group, _, name = path.partition("/") if own else path.rpartition("/")
+    files = (file.relative_to(CONF / group).with_suffix("").as_posix() for file in (CONF / group).rglob("*.yaml"))
+    options = {*files, *(option for option in error.options or [] if not option.startswith(SCHEMA))}
     return str(bad_value(group, name, options)) if options else f"{group}: no such group or option ({name})"
 
 

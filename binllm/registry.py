@@ -70,18 +70,6 @@ def register(group: str, name: str) -> Callable[[T], T]:
     return decorate
 
 
-def lookup(group: str, name: str) -> type:
-    """Return the class registered under a name.
-
-    Raises:
-        BinllmError: No such name; the nearest one is suggested.
-    """
-    known = REGISTRY.get(group, {})
-    if name not in known:
-        raise bad_value(group, name, known)
-    return known[name]
-
-
 def version_of(algorithm: Any) -> int | str:
     """What a run's identity says of an algorithm besides its options.
 

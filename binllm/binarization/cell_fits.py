@@ -71,12 +71,11 @@ def fit_row_column(cells: Cells, target: Tensor, iterations: int) -> None:
     """
     if cells.column_scale is None or cells.mean is not None:
         raise ValueError("row and column scales are fitted to cells with column scales and without means")
-    signs = torch.zeros_like(cells.signs, dtype=target.dtype)
+    cells.signs = torch.zeros_like(cells.signs)
     for cell, own, (planes, rows, columns) in _of_all(cells, target, partial(_row_column, iterations=iterations)):
-        signs[: len(planes)].index_add_(1, own, planes)
+        cells.signs[: len(planes)].index_add_(1, own, planes)
         cells.row_scale[: len(planes), cell] = rows
         cells.column_scale[: len(planes), cell, own] = columns
-    cells.signs = signs.to(torch.int8)
 
 
 def refit_to_inputs(cells: Cells, target: Tensor, gram: Tensor, iterations: int) -> None:
@@ -163,12 +162,11 @@ def _means(cells: Cells) -> Tensor:
 
 def _fit_means(cells: Cells, target: Tensor, rule: Callable[[_Part], _Fit]) -> None:
     """Fit every cell by a rule and write the results."""
-    mean, signs = _means(cells), torch.zeros_like(cells.signs, dtype=target.dtype)
+    mean, cells.signs = _means(cells), torch.zeros_like(cells.signs)
     for cell, own, (planes, mean[cell], scales) in _of_all(cells, target, rule):
         for p, plane in enumerate(planes):
-            signs[p].index_add_(0, own, plane)
+            cells.signs[p].index_add_(0, own, plane.to(torch.int8))
             cells.row_scale[p, cell] = scales[p]
-    cells.signs = signs.to(torch.int8)
 
 
 def _moments(part: _Part) -> _Fit:
@@ -218,7 +216,7 @@ def _equations(
 
 
 def _row_column(part: _Part, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Planes (order, k, n_out), row scales (order, n_out) and column scales (order, k) of ARB-RC."""
+    """Planes (order, k, n_out) int8, row scales (order, n_out) and column scales (order, k) of ARB-RC."""
     planes, rows, columns = _row_column_start(part)
     double = part.order == 2
     pulls, squares, crossed = planes * part.target, planes.square(), planes.prod(0)
@@ -236,7 +234,7 @@ def _row_column(part: _Part, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
         if double:
             planes = torch.stack(nearest_signs(part.target, *(columns[:, :, None] * rows[:, None]))).mul_(part.mask)
             pulls, squares, crossed = planes * part.target, planes.square(), planes.prod(0)
-    return planes, rows, columns
+    return planes.to(torch.int8), rows, columns
 
 
 def _row_column_start(part: _Part) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,11 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import ascending, column_errors, first_order_gains, output_errors, residual
+from binllm.binarization.search_errors import (
+    ascending,
+    column_errors,
+    first_order_gains,
+    generic_column_errors,
+    has_ties,
+    output_errors,
+    residual,
+)
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-PANEL = 576 * 128  # entries that a pass takes at once on CPU: what it works on then stays in the second-level cache
+PANEL = 576 * 128  # float32 entries that a pass takes at once on CPU: it then stays in the second-level cache
 SORTED_PANEL = PANEL // 4  # the same where there is a table entry for every row and threshold
 NEAR = 1e-4  # relative difference of errors in float32 that float64 may reverse: rounding is 1e-6, and a few 1e-5 where
 # rounding makes an entry equal to its mean
@@ -57,13 +65,18 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     first = ranking.topk(most).indices
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
-    ordered = searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]]))
+    order, mean = torch.cat([first, others.nonzero()[:, 0]]), searched.mean(1, keepdim=True)
+    generic = searched.dtype == torch.float32 and not has_ties(searched)
+    spread = max(energy - width * float(mean.double().square().sum()), 0.0) if generic else 0.0
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         counts = [1 + candidate for candidate in candidates]
-        return reduce(add, (column_errors(_transposed(rows, dtype), counts) for rows in _panels(ordered)))
+        rough = generic and dtype == torch.float32
+        rows = _panels((searched - mean if rough else searched).index_select(1, order), PANEL * 4 // dtype.itemsize)
+        compute = generic_column_errors if rough else column_errors
+        return reduce(add, (compute(_transposed(panel, dtype), counts) for panel in rows))
 
-    best = _first_least(errors, most - 1, searched, floor=1e-12 * energy)
+    best = _first_least(errors, most - 1, searched, floor=1e-12 * energy + 4e-6 * spread)
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -96,17 +109,17 @@ def split_plain_by_inputs(
     """
     thresholds = _plain_thresholds(searched, salient)
     plain, rest, s = searched[:, ~salient], (searched - salient_fit)[:, salient].double(), metric.double()
-    cross = rest @ s[salient][:, ~salient]
     fixed = ((rest @ s[salient][:, salient]) * rest).sum()
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
-        plain_metric = s[~salient][:, ~salient].to(dtype)
+        plain_metric, entries = s[~salient][:, ~salient].to(dtype), PANEL * 4 // dtype.itemsize
+        panels = zip(_panels(plain, entries), _panels(rest @ s[salient][:, ~salient], entries), strict=True)
+        rows = [(_transposed(x, dtype), _transposed(cross, dtype)) for x, cross in panels]
 
-        def of(rows: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:
-            x, y = (_transposed(matrix, dtype) for matrix in rows)
-            return output_errors(x, y, thresholds[list(some)].to(dtype), plain_metric)
+        def of(pair: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:
+            return output_errors(*pair, thresholds[list(some)].to(dtype), plain_metric)
 
-        return fixed + _over_panels(of, list(zip(_panels(plain), _panels(cross), strict=True)), candidates)
+        return fixed + _over_panels(of, rows, candidates)
 
     bound = (searched.abs().double() @ s.diagonal().clamp(min=0).sqrt()).square().sum()  # at least tr(|M| |S| |M|ᵀ)
     best = _first_least(errors, len(thresholds), searched, floor=1e-7 * float(bound))

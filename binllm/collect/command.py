@@ -40,7 +40,7 @@ def collect(results: Path, out: Path, reference: str | None = None) -> list[Coll
         raise BinllmError(f"{results}: none of {len(runs)} run folders can be read; the first: {runs[0].note}")
     usable = [run.run_id for run in runs if run.status == "complete" and not run.note]
     if reference is not None and reference not in usable:
-        raise bad_value("--reference", reference, usable)
+        raise bad_value("--reference", reference, usable or "none: no run is complete and of one version of the code")
     for run in runs:
         if run.note:
             print(f"not in the summary, {run.status}: {run.folder}: {run.note}", file=sys.stderr)

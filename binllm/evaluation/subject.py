@@ -49,7 +49,8 @@ def checkpoint_of(place: str) -> Path | None:
     run = RunPaths(place)
     if run.record.is_file() or (run.state / "state.json").is_file():
         if not run.checkpoint.is_dir():
-            raise BinllmError(f"PLACE = {place}: the run has no checkpoint yet; the command that made it finishes it")
+            advice = "the command that made the run finishes it, or makes it anew where the folder is gone"
+            raise BinllmError(f"PLACE = {place}: no checkpoint, not yet or not any more; {advice}")
         return run.checkpoint
     try:
         content = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))

@@ -53,7 +53,7 @@ def check_files(tasks: Sequence[str], data: Path) -> None:
         file = task_file(name, data)
         if not file.is_file():
             raise bad_value("zero_shot.data", data, f"a folder with {file.name}, the data of the task {name}")
-        with file.open(encoding="utf-8") as lines:
+        with file.open("rb") as lines:
             rows = 0
             for rows, line in enumerate(lines, 1):
                 _check_row(line, FIELDS.get(name, CHOICE), f"{file}, row {rows}")
@@ -61,18 +61,18 @@ def check_files(tasks: Sequence[str], data: Path) -> None:
             raise BinllmError(f"{file}: is empty")
 
 
-def _check_row(line: str, fields: dict[str, type], where: str) -> None:
+def _check_row(line: bytes, fields: dict[str, type], where: str) -> None:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BinllmError(f"{where}: is not JSON ({error})") from error
+        row = json.loads(line.decode("utf-8"))
+    except ValueError as error:  # a UnicodeDecodeError is one too
+        raise BinllmError(f"{where}: is not JSON in UTF-8 ({error})") from error
     if not isinstance(row, dict):
         raise BinllmError(f"{where}: is no JSON object")
     for field, kind in fields.items():
         if field not in row:
             raise BinllmError(f"{where}: the field '{field}' is missing; the row has {', '.join(row)}")
         if type(row[field]) is not kind or row[field] == []:
-            raise BinllmError(f"{where}: the field '{field}' must be a {kind.__name__}, not {row[field]!r}")
+            raise BinllmError(f"{where}: the field '{field}' must be of type {kind.__name__}, not {row[field]!r}")
     options = next((row[field] for field, kind in fields.items() if kind is list), None)
     if options is not None and not 0 <= row["gold"] < len(options):
         raise BinllmError(f"{where}: gold = {row['gold']}: allowed are 0 to {len(options) - 1}, the choices of the row")

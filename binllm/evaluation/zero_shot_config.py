@@ -9,8 +9,7 @@ from omegaconf import MISSING
 from binllm.errors import bad_value
 from binllm.tracking.measurement_tables import SEVEN
 
-"""The tasks of the published average."""
-TASKS = (*SEVEN, "lambada_openai")
+TASKS = (*SEVEN, "lambada_openai")  # the seven of the published average, and LAMBADA
 
 
 @dataclass(frozen=True)

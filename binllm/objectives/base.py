@@ -16,7 +16,7 @@ LAST = "last"
 
 
 class Objective(Protocol):
-    """The interface; a user's own objective needs these four members and no base class.
+    """The interface; a user's own objective needs these members and no base class.
 
     Attributes:
         name: Label in records and run folders.

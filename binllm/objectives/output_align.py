@@ -62,5 +62,5 @@ class OutputAlign:
         return family.temper(quadratic, weight, self.tempering)
 
     def amp(self, weight: Tensor, statistics: Statistics) -> Amp | None:
-        """``L_AMP = N² ||W C Ŵᵀ||²`` (method's corrected form)."""
+        """``L_AMP = ||W C Ŵᵀ||²_F``, up to a factor the paper's ``||(XWᵀ)ᵀ(X̂Ŵᵀ)||²_F`` (docs/notation.md)."""
         return None if self.amp_rule is AmpRule.off else Amp(weight @ statistics.cross_gram, self.amp_rule)

@@ -66,7 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise BinllmError(f"{folder}: is not a checkpoint, it has no config.json")
+        inside = folder / "checkpoint"
+        hint = f"; that of this run is {inside}" if (inside / path.name).is_file() else ""
+        raise BinllmError(f"{folder}: is not a checkpoint, it has no config.json{hint}")
     config = read_json(path)
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != METHOD:

@@ -24,6 +24,7 @@ from binllm.tracking.progress import format_seconds
 from binllm.tracking.tables import wide
 
 SWEEP = ("-m", "--multirun")
+STUCK = (State.refused, State.unreadable)
 LEFT = (State.partial, State.failed, State.missing)  # what the command would do
 
 
@@ -140,11 +141,13 @@ def _cells(job: Planned) -> tuple[str, ...]:
 
 def _total(jobs: Sequence[Planned]) -> str:
     left = [job for job in jobs if job.found.state in LEFT]
+    stuck = sum(job.found.state in STUCK for job in jobs)
+    cannot = f"; {stuck} cannot be done, as said above" if stuck else ""
     if not left:
-        return "nothing is left to do"
+        return f"nothing is left to do{cannot}"
     known = [job.seconds for job in left if job.seconds is not None]
     peaks = [job.cost.bytes for job in left if job.cost.bytes]
     unknown = f" without {len(left) - len(known)} of unknown time" if len(known) < len(left) else ""
     memory = f"; the largest needs {format_bytes(max(peaks))}" if peaks else ""
     runs = f"{len(left)} {'run' if len(left) == 1 else 'runs'}"
-    return f"left: {runs}, {format_seconds(sum(known))}{unknown} one after the other{memory}"
+    return f"left: {runs}, {format_seconds(sum(known))}{unknown} one after the other{memory}{cannot}"

@@ -84,11 +84,6 @@ class Comparison:
         """Only the runs that have all these metrics."""
         return Comparison([one for one in self.subjects if all(one.has(name) for name in names)])
 
-    @property
-    def run_ids(self) -> list[str]:
-        """Names of the run folders."""
-        return [one.run.record.run_id for one in self.subjects]
-
 
 def read_comparison(folders: Sequence[Path]) -> Comparison:
     """Read run folders.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from binllm.binarization import Binarization, Target
-from binllm.parallel import LARGE, one_thread
+from binllm.parallel import LARGE, by_parts, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
@@ -79,7 +79,10 @@ class _Walk:
     """State of the walk.
 
     Attributes:
-        dense: Ŵ of the finished blocks, W* (the continuous weights) in the others (n_out, n_in).
+        wanted: W* (n_out, n_in), the continuous weights; the problem's own tensor where that is what is wanted.
+        errors: Of the finished blocks (n_in, n_out). Where W* is the walk's own, it is in the same memory: a block's error takes
+            the place of what was wanted of it.
+        dense: Ŵ (n_out, n_in); None in the greedy pass, where only AMP asks for it.
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
     """
 
@@ -93,7 +96,12 @@ class _Walk:
         if not pulled:
             del slope  # before there is a factor
         self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
-        self.dense: Tensor = self._minimiser(slope) if pulled else problem.weight.clone()
+        self.wanted: Tensor = self._minimiser(slope) if pulled else problem.weight
+        if problem.drift is not None and not pulled:
+            self.wanted = by_columns(self.wanted)  # the greedy pass moves it
+        shared = self.wanted is not problem.weight
+        self.errors = self.wanted.T if shared else self.wanted.new_empty(self.wanted.T.shape)
+        self.dense: Tensor | None = None
         self.ridge, self.recoveries = self.factor.ridge, self.factor.recoveries
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
@@ -106,7 +114,7 @@ class _Walk:
         """``W - (W A - T) A⁻¹``: the ridge pulls towards W and not towards zero. The slope is overwritten."""
         same = self.problem.feedback_is_objective
         factor = self.factor if same else factorise(self.problem.objective.metric, self.solver.ridge)
-        return self.problem.weight - factor.solve_right_(slope)
+        return factor.solve_right_(slope).neg_().add_(self.problem.weight)
 
     def greedy(self) -> tuple[Tensor, Tensor]:
         """One pass from left to right with error feedback.
@@ -114,20 +122,24 @@ class _Walk:
         Returns:
             Ŵ (n_out, n_in) of the blocks' first codes, in the dtype of the fits, and of the fitted ones.
         """
-        limits, errors = torch.stack(self.problem.weight.aminmax(dim=1)), torch.empty_like(self.dense)
+        limits = torch.stack(self.problem.weight.aminmax(dim=1))
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
-        first = [self._greedy_block(span, errors, limits, drift, variance) for span in self.spans]
-        del errors
-        return torch.cat(first).T.contiguous(), self.dense
+        first = [self._greedy_block(span, limits, drift, variance) for span in self.spans]
+        self.dense = self._fill(self.errors.T)
+        return torch.cat(first).T, self.dense
 
     def _greedy_block(
-        self, span: slice, errors: Tensor, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
+        self, span: slice, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
     ) -> Tensor:
-        """Fit the next block, write its error (n_out, width) into ``errors``, and return its first code, transposed."""
-        panel = self.factor.panels[0]
-        own, carried = panel[span], self._carried(errors, panel)
-        start = self.dense[:, span] + carried
+        """Fit the next block, put its error down, and return its first code (width, n_out)."""
+        panels = self.factor.panels
+        panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
+        own, carried = panel[span].clone(), self._carried(panel)
+        del panel
+        start = self.wanted[:, span] + carried.T
+        self.errors[span] = carried
+        del carried
         metric = self._block_metric(span, own)
         # Which columns are salient is a question to the inputs, also where the objective does not see them.
         inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
@@ -136,32 +148,43 @@ class _Walk:
         block = self.binarization.initialise(target)
         first = block.dense()
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
-        terms = (metric, start @ metric)
+        of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
+        terms = (metric, start if of_weights else start @ metric)
         fitted = self._improve(self.solver.fit, block, span, terms, running)
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)
         self.blocks.append(block)
-        self.dense[:, span] = fitted
         if self.solver.feedback is not Feedback.none:
             error = start + running.correction().T.to(start.dtype) - fitted
-            errors[:, span] = self._felt(own, error, upper) - carried
+            self.errors[span] = self._felt(own, error, upper).T - self.errors[span]
         if drift is not None:
-            self.dense[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
-        self.factor.panels.pop(0)
+            self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
+        if len(self.blocks) == 1:
+            panels.pop(0)
         return first
+
+    def _fill(self, dense: Tensor) -> Tensor:
+        """Write Ŵ of the finished blocks into a matrix (n_out, n_in), and return it."""
+
+        def fill(done: tuple[Any, slice]) -> None:
+            block, span = done
+            dense[:, span] = block.dense().T
+
+        by_parts(fill, list(zip(self.blocks, self.spans, strict=False)))
+        return dense
 
     def _block_metric(self, span: slice, own: Tensor) -> Tensor:
         if self.solver.feedback is not Feedback.exact or not self.problem.feedback_is_objective:
             return self.problem.objective.metric_of(span)
         return own @ own.T
 
-    def _carried(self, errors: Tensor, panel: Tensor) -> Tensor:
-        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``."""
-        start = len(panel) - panel.shape[1]
-        if self.solver.feedback is Feedback.none:
-            return errors.new_zeros(len(errors), panel.shape[1])
-        seen = errors[:, :start] @ panel[:start]
-        return torch.linalg.solve_triangular(panel[start:], seen, upper=True, left=False)
+    def _carried(self, panel: Tensor) -> Tensor:
+        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``, transposed."""
+        start, n_out = len(panel) - panel.shape[1], self.errors.shape[1]
+        if start == 0 or self.solver.feedback is Feedback.none:
+            return self.errors.new_zeros(panel.shape[1], n_out)
+        products = by_parts(lambda columns: columns.T @ self.errors[:start], panel[:start].chunk(2, dim=1))
+        return torch.linalg.solve_triangular(panel[start:].T, torch.cat(products), upper=False)
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
@@ -179,6 +202,7 @@ class _Walk:
             The change of the objective, summed over the blocks: negative but for rounding, or under AMP.
         """
         objective, change = self.problem.objective, 0.0
+        assert self.dense is not None
         for block, span in zip(self.blocks, self.spans, strict=True):
             metric, old = objective.metric_of(span), self.dense[:, span].clone()
             others = objective.apply(self.dense, span) - old @ metric
@@ -196,9 +220,10 @@ class _Walk:
         running: Running | None = None,
     ) -> Tensor:
         """Apply a fit, and return what the block now stands for (n_out, width)."""
-        metric, linear = (t.to(self.dtype) for t in terms)
-        method(block, BlockQuadratic(metric, linear.T.contiguous(), self._guard(span), running))
-        fitted = block.dense().T.to(self.dense.dtype)
+        metric, linear = terms
+        transposed = linear.T.to(self.dtype, memory_format=torch.contiguous_format)
+        method(block, BlockQuadratic(metric.to(self.dtype), transposed, self._guard(span), running))
+        fitted = block.dense().T.to(self.wanted.dtype)
         if not all_finite(fitted):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
         return fitted
@@ -207,8 +232,8 @@ class _Walk:
         amp = self.problem.amp
         if amp is None or amp.rule is AmpRule.off:
             return None
-        metric = amp.metric[span, span]
-        offset = self.dense @ amp.metric[:, span] - self.dense[:, span] @ metric
+        metric, dense = amp.metric[span, span], self._fill(self.wanted.clone()) if self.dense is None else self.dense
+        offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
 
 

@@ -29,7 +29,7 @@ def ablation_grid(section: Section) -> Grid:
         for row, cells in zip(section.rows, lines, strict=True):
             cells[2] += f" {GUESSING}" if row.is_guessing else ""
     numbers = [*NUMBERS, measured, ratio]
-    return Grid(_title(section, measured), headings, lines, numbers, _notes(section))
+    return Grid(_title(section), headings, lines, numbers, _notes(section))
 
 
 def _line(row: Row, reference: Row | None, others: Sequence[str]) -> list[str]:
@@ -37,7 +37,7 @@ def _line(row: Row, reference: Row | None, others: Sequence[str]) -> list[str]:
     if reference is not None and reference is not row:
         paired = paired_over_seeds(logarithms(row.values), logarithms(reference.values))
     mark = f" {SEVERAL}" if len(row.codes) > 1 else ""
-    p_value = DASH if paired is None or paired.p_value is None or not _tested(paired) else f"{paired.p_value:.3f}"
+    p_value = DASH if paired is None or paired.p_value is None or not _tested(paired) else p_text(paired.p_value)
     extra = {"stored bits": ("linear_bits", 3), "quantize, s": ("quantize_seconds", 1)}
     values = [(row.mean_of(extra[name][0]), extra[name][1]) for name in others]
     return [
@@ -54,6 +54,11 @@ def _tested(paired: Paired) -> bool:
     return paired.seeds >= LEAST_SEEDS
 
 
+def p_text(value: float) -> str:
+    """To three digits, and never 0: ``0.035``, ``<0.001``."""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
 def ratio_text(paired: Paired | None) -> str:
     """The ratio of two settings with its interval where there are seeds enough: ``0.913 (0.880 to 0.947)``."""
     if paired is None:
@@ -68,7 +73,7 @@ def _number(logarithm: float) -> str:
     return f"{math.exp(logarithm):.3f}" if abs(logarithm) < 7 else f"{math.exp(min(logarithm, 700)):.3g}"
 
 
-def _title(section: Section, measured: str) -> str:
+def _title(section: Section) -> str:
     claim = section.experiment.claim
     where = f"calibration {protocol_of(_settings(section))}"
     if claim.measures == PERPLEXITY:

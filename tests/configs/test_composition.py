@@ -111,6 +111,7 @@ def test_what_needs_no_translation_is_left_alone():
 MISTAKES = {
     "objective=wieght_align": r"objective = wieght_align: allowed are .*; did you mean 'weight_align'\?",
     "method=bset": r"method = bset: allowed are .*; did you mean 'best'\?",
+    "experiment=ablation/ampp": r"experiment = ablation/ampp: allowed are .*; did you mean 'ablation/amp'\?",
     "elsewhere=weigt_align": r"objective = weigt_align: .* did you mean 'weight_align'\?",
     "objektive=weight_align": r"objektive: no such key; .* did you mean 'objective'\?",
     "sede=1": r"sede: no such key; .* did you mean 'seed'\?",

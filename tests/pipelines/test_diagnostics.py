@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers_command import Preloaded
+from helpers_wandb import read_offline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -29,7 +30,6 @@ from binllm.statistics import Moments
 from binllm.tracking.config import TrackerConfig
 from binllm.tracking.folder import RunFolder, RunPaths
 from binllm.tracking.wandb_exporter import export_run
-from binllm.tracking.wandb_reader import read_offline
 from pipelines.runs import TINY, only_run, record
 
 IDS = torch.randint(3, 512, (5, 24), generator=torch.Generator().manual_seed(7))  # the last batch is a smaller one

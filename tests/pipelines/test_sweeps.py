@@ -76,6 +76,7 @@ def test_a_plan_says_which_jobs_are_not_allowed(command: Preloaded, tmp_path: Pa
     planned = plan(command, tmp_path, "-m", *TINY, "objective.alpha=0.5,2")
     assert planned.code == 2
     assert "2 runs: 1 missing, 1 refused" in planned.out
+    assert "; 1 cannot be done, as said above" in planned.out
     assert "refused: objective.alpha=2: objective.alpha = 2.0: allowed is 0 <= alpha <= 1" in planned.out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers_command import Preloaded
 
+from binllm import tools
 from binllm.configuration import compose_run
 from binllm.schema import build
 from binllm.tracking.folder import RunPaths
@@ -16,6 +18,7 @@ from binllm.tracking.folder import RunPaths
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "experiments").rglob("*.md")])
 COMMAND = re.compile(r"^ {4}(?:\.venv/bin/)?(binllm .*?)(?: {2,}.*)?$|`(binllm [^`]+)`", flags=re.MULTILINE)
+TOOL = re.compile(r"^ {4}(binllm-tools [^\[\n]*?)(?: {2,}.*)?$", flags=re.MULTILINE)
 NOT_HERE = ("/a/", "plugins", "--", "...", "RUN")  # names files of the reader's, or is no run
 
 
@@ -26,13 +29,34 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_the_commands_compose(command: str) -> None:
-    arguments = [argument for argument in shlex.split(command)[1:] if argument != "-m"]
-    one_job = [argument if "[" in argument else argument.split(",")[0] for argument in arguments]
-    build(compose_run(one_job))
+    compose(shlex.split(command)[1:])
+
+
+def compose(arguments: list[str]) -> None:
+    """Build as many jobs as it takes to see every value of a sweep."""
+    swept = []
+    for key, _, value in (word.partition("=") for word in arguments if word != "-m"):
+        swept.append([f"{key}={one}" for one in ([value] if "[" in value else value.split(","))])
+    for job in range(max(map(len, swept), default=1)):
+        build(compose_run([own[min(job, len(own) - 1)] for own in swept]))
+
+
+def tool_commands() -> list[str]:
+    return sorted({m[1] for d in DOCUMENTS for m in TOOL.finditer(d.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("command", tool_commands())
+def test_the_tools_take_these_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, *words = shlex.split(command)[1:]
+    said = {}
+    own = tools.COMMANDS[name]
+    monkeypatch.setitem(tools.COMMANDS, name, functools.wraps(own)(lambda *_, **given: said.update(given)))
+    tools.main([name, *words])
+    compose(words if name == "plan" else said.get("settings", []))
 
 
 def test_there_are_commands() -> None:
-    assert len(commands()) > 10
+    assert len(commands()) > 10 and len(tool_commands()) > 10
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -78,10 +78,10 @@ def test_a_local_task_asks_what_lm_evals_own_task_asks(name: str, tmp_path: Path
             {"query": "a", "choices": ["b"]},
             "row 2: the field 'gold' is missing; the row has query, choices",
         ),
-        ("arc_easy", {"query": "a", "choices": [], "gold": 0}, "row 2: the field 'choices' must be a list, not"),
+        ("arc_easy", {"query": "a", "choices": [], "gold": 0}, "row 2: the field 'choices' must be of type list, not"),
         ("piqa", {"query": "a", "choices": ["b", "c"], "gold": 2}, "row 2: gold = 2: allowed are 0 to 1"),
         ("winogrande", {"context_options": ["a", "b"], "gold": 0}, "row 2: the field 'continuation' is missing"),
-        ("lambada_openai", {"context": "a", "continuation": 1}, "row 2: the field 'continuation' must be a str, not 1"),
+        ("lambada_openai", {"context": "a", "continuation": 1}, "row 2: the field 'continuation' must be of type str"),
     ],
 )
 def test_a_row_without_its_fields_is_named(tmp_path: Path, task: str, row: dict[str, Any], message: str):
@@ -91,10 +91,11 @@ def test_a_row_without_its_fields_is_named(tmp_path: Path, task: str, row: dict[
     assert str(raised.value).startswith(f"{file}, {message}")
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path: Path):
+@pytest.mark.parametrize("line", [b"{", b'{"query": "caf\xe9"}'], ids=["cut", "Latin-1"])
+def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: bytes):
     file = write_rows(tmp_path, "piqa")
-    file.write_text(file.read_text() + "{\n")
-    with pytest.raises(BinllmError, match=r"piqa_val\.jsonl, row 2: is not JSON"):
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    with pytest.raises(BinllmError, match=r"piqa_val\.jsonl, row 2: is not JSON in UTF-8"):
         check_files(["piqa"], tmp_path)
 
 

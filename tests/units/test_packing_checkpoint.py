@@ -278,6 +278,12 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(
     assert checkpoint_hash(folder) == before
 
 
+def test_whoever_names_a_run_folder_is_told_where_its_checkpoint_is(tmp_path: Path) -> None:
+    save_checkpoint(packed_model("opt", generator()), None, tmp_path / "checkpoint")
+    with pytest.raises(BinllmError, match=r"has no config\.json; that of this run is .*checkpoint$"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_complete_checkpoint_replaces_the_old_one(tmp_path: Path) -> None:
     folder = save_checkpoint(packed_model("llama", generator()), None, tmp_path / "c")
     save_checkpoint(packed_model("llama", generator(1)), None, folder)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from binllm import published
 from binllm.collect.paired import paired_over_seeds
 from binllm.configuration import compose_run
+from binllm.tables.ablation_tables import p_text
 from binllm.tables.claims import claims, read_claim
 from binllm.tables.grid import Grid
 from binllm.tables.sweeps import labels
@@ -134,6 +135,10 @@ def test_the_interval_is_student_s():
     paired = paired_over_seeds({0: 2.0, 1: 4.0, 2: 6.0, 9: 0.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert paired is not None and paired.seeds == 3
     assert (paired.low, paired.high) == (pytest.approx(2 - 4.302653 / 3**0.5), pytest.approx(2 + 4.302653 / 3**0.5))
+
+
+def test_a_p_value_is_never_printed_as_zero():
+    assert [p_text(value) for value in (0.0494, 0.001, 0.00099, 1e-9)] == ["0.049", "0.001", "<0.001", "<0.001"]
 
 
 def test_published_figures_and_ours_have_columns_of_their_own(results: Path):

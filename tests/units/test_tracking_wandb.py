@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers_wandb import read_offline
 from omegaconf import DictConfig, OmegaConf
 
 from binllm.tracking.config import TrackerConfig, TrackerMode
@@ -17,7 +18,6 @@ from binllm.tracking.folder import RunFolder
 from binllm.tracking.records import RunStatus
 from binllm.tracking.state import write_layers
 from binllm.tracking.wandb_exporter import export_run
-from binllm.tracking.wandb_reader import read_offline
 from tests.units.test_tracking_records import layer_record, run_record
 
 TRACKER = TrackerConfig(name="wandb", wandb=True, project="test-project", tags=["a"])

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from binllm.errors import BinllmError
-
 HEADER, BLOCK, CHUNK_HEADER = 7, 32768, 7
 FIRST, LAST, WHOLE = 2, 4, 1
 
@@ -50,17 +48,12 @@ def read_offline(folder: Path) -> OfflineRun:
 
     Returns:
         Its content.
-
-    Raises:
-        BinllmError: There is none, or more than one.
     """
     from wandb.proto import wandb_internal_pb2 as messages
 
-    files = sorted(folder.glob("offline-run-*/run-*.wandb"))
-    if len(files) != 1:
-        raise BinllmError(f"{folder} holds {len(files)} offline W&B runs instead of one")
+    (file,) = folder.glob("offline-run-*/run-*.wandb")
     run = OfflineRun()
-    for data in _records(files[0].read_bytes()):
+    for data in _records(file.read_bytes()):
         record = messages.Record()  # pyright: ignore[reportAttributeAccessIssue] generated
         record.ParseFromString(data)
         _take(run, record)
