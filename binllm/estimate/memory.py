@@ -23,9 +23,7 @@ LOGITS = 2.0  # of one forward pass, in float32
 SEQUENCE = 3  # of a sequence of the input in float64, while it is measured
 SQUARES = 0.5  # (n_in, n_in) that a fit has besides G: the factor in panels
 SQUARES_ALIGNED = 1  # more for an objective on outputs: the factor as a whole, and then the metric of AMP
-RECTANGLES = (
-    4  # (n_out, n_in): weight, linear term, errors, the code and half of its first form; or what a record takes
-)
+RECTANGLES = 4  # (n_out, n_in): weight, linear term, errors, the code; about as many while a record is made
 
 
 def bytes_by_phase(work: Work) -> dict[str, float]:

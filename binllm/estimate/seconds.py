@@ -147,10 +147,8 @@ def _moments(work: Work) -> float:
         rate = FLOAT64_RATE_LARGE if square >= LARGE else FLOAT64_RATE
         wide = (measured.gram + 2 * measured.cross) * square / rate
         narrow = 2 * measured.outputs * sum(layer.entries for layer in stage) / FLOAT32_RATE
-        found += (
-            work.tokens * (wide + narrow) / _speedup(work)
-            + PER_SQUARE_ENTRY * (measured.gram + measured.cross) * square
-        )
+        found += work.tokens * (wide + narrow) / _speedup(work)
+        found += PER_SQUARE_ENTRY * (measured.gram + measured.cross) * square
     return found
 
 

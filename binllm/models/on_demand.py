@@ -13,6 +13,7 @@ from functools import wraps
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from accelerate.utils import set_module_tensor_to_device
@@ -55,13 +56,13 @@ class _Part:
         stored: By name within the module.
         device: Where they are put.
         holders: How many hold it now.
-        loaded: Those in memory that can be read again.
+        loaded: Those in memory that can be read again; one whose place is taken is not kept.
     """
 
     def __init__(self, stored: Mapping[str, Stored], device: torch.device):
         self.stored, self.device = dict(stored), device
         self.holders = 0
-        self.loaded: dict[str, Tensor] = {}
+        self.loaded: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
 
     def hold(self, module: nn.Module) -> None:
         if self.holders == 0:
@@ -69,7 +70,7 @@ class _Part:
                 if tensor.is_meta:
                     value = self.stored[name].read(self.device, tensor.dtype)
                     set_module_tensor_to_device(module, name, self.device, value)
-            self.loaded = {name: tensor for name, tensor in _tensors(module) if name in self.stored}
+            self.loaded.update((name, tensor) for name, tensor in _tensors(module) if name in self.stored)
         self.holders += 1
 
     def let_go(self, module: nn.Module) -> None:
@@ -78,7 +79,7 @@ class _Part:
             for name, tensor in list(_tensors(module)):
                 if self.loaded.get(name) is tensor:  # and not one that has taken its place
                     set_module_tensor_to_device(module, name, "meta")
-            self.loaded = {}
+            self.loaded.clear()
             for layer in binary_layers(module).values():
                 layer.clear_cache()
 
@@ -138,7 +139,7 @@ def stow(module: nn.Module, stored: Mapping[str, Stored]) -> None:
     part = _part_of(module)
     if part is not None:
         part.stored |= stored
-        part.loaded |= {name: tensor for name, tensor in _tensors(module) if name in stored}
+        part.loaded.update((name, tensor) for name, tensor in _tensors(module) if name in stored)
 
 
 def read_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -110,8 +110,7 @@ def preserve_energy(
     factor = torch.linalg.cholesky(metric)
     solved = torch.cholesky_solve(quadratic.linear.T, factor).T
     explained = (solved * quadratic.linear).sum(1)
-    gain = torch.where(explained > 0, (statistics.output_energy / explained.clamp_min(1e-300)).sqrt(), 1.0).clamp(
-        1.0, 4.0
-    )
+    ratio = statistics.output_energy / explained.clamp_min(1e-300)
+    gain = torch.where(explained > 0, ratio.sqrt(), 1.0).clamp(1.0, 4.0)
     energy = target_energy(weight, statistics, alpha) * gain.square()
     return Quadratic(quadratic.metric, quadratic.linear * gain[:, None], float(energy.sum()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -137,6 +138,22 @@ def test_only_the_block_that_is_worked_on_is_in_memory(sharded: dict[Family, Pat
     assert seen == [0, 1, 2]
     packed = {name for name in model.state_dict() if name.rpartition(".")[0] in binary_layers(model)}
     assert {name for name, tensor in model.state_dict().items() if not tensor.is_meta} == packed
+
+
+def test_a_dense_weight_leaves_memory_when_its_layer_is_packed(sharded: dict[Family, Path]):
+    model = load(sharded[Family.llama])
+    plan = plan_of(build(compose_run(["solver=closed_form", "calibration.batch=2"])))
+    dense: dict[str, ref[nn.Parameter]] = {}
+
+    def begins(index: int, block: nn.Module, streams: object) -> None:
+        dense.update({name: ref(tensor) for name, tensor in block.named_parameters() if tensor.dim() == 2})
+
+    def last(index: int, name: str) -> None:
+        if name == "mlp.down_proj":
+            assert [name for name, weight in dense.items() if weight() is not None] == ["mlp.down_proj.weight"]
+
+    quantize_blocks(open_streams(model, IDS, plan), plan, Events(begin=begins, layer=last))
+    assert len(dense) == 7 and all(weight() is None for weight in dense.values())
 
 
 @pytest.mark.parametrize("family", [Family.llama, Family.opt])

@@ -57,7 +57,11 @@ def check_process(rank: int, port: int, size: int, weights: TokenWeights) -> Non
     own = Moments(SHAPE[-1], weights, outputs=[OUTPUTS])
     own.add(x[share], x_hat[share])
     own.add_over(ranks)
+    alone = Moments(SHAPE[-1], weights, cross=False)
+    alone.add(x[share], x_hat[share])
+    alone.add_over(ranks)
     found, expected = own.statistics(), statistics_of_all(weights)
+    assert torch.equal(alone.statistics().gram, found.gram)
     assert found.tokens == expected.tokens
     for name in ("gram", "cross_gram", "output_energy", "mean", "mean_hat"):
         # outputs are made in float32, but their energy is summed in float64 as well
