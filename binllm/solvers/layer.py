@@ -80,8 +80,8 @@ class _Walk:
 
     Attributes:
         wanted: W* (n_out, n_in), the continuous weights; the problem's own tensor where that is what is wanted.
-        errors: Of the finished blocks (n_in, n_out). Where W* is the walk's own, it is in the same memory: a block's error takes
-            the place of what was wanted of it.
+        errors: Of the finished blocks (n_in, n_out). Where W* is the walk's own, it is the same memory: a block's error
+            takes the place of what was wanted of it.
         dense: Ŵ (n_out, n_in); None in the greedy pass, where only AMP asks for it.
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
     """

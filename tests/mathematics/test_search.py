@@ -100,6 +100,23 @@ def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> No
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(matrix.square().sum()))
 
 
+@pytest.mark.parametrize("kind", ["magnitude", "hessian"])
+def test_without_ties_sums_above_levels_give_the_errors_of_all_numbers_of_columns(kind: str) -> None:
+    matrix = problem(kind, *SHAPES[0], 0)[0]
+    assert not search_errors.has_ties(matrix)
+    centred, counts = (matrix.double() - matrix.double().mean(1, keepdim=True)).T.contiguous(), [*range(1, MOST), 127]
+    expected = search_errors.column_errors(centred, counts)
+    found = search_errors.generic_column_errors(centred, counts)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(centred.square().sum()))
+    rough = search_errors.generic_column_errors(centred.float(), counts)
+    assert float((rough - expected).abs().max()) < 1e-6 * float(centred.square().sum())  # the floor is four times that
+
+
+@pytest.mark.parametrize("kind", ["holes", "bfloat16", "few_values"])
+def test_entries_on_a_grid_may_equal_their_mean(kind: str) -> None:
+    assert search_errors.has_ties(problem(kind, *SHAPES[0], 0)[0])
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
     matrix = problem(*case)[0].double()
