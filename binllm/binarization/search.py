@@ -58,9 +58,10 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     width = searched.shape[1]
     if not 2 <= most <= width:
         raise ValueError(f"most = {most}: allowed is 2 to {width}, the columns of the block")
-    energy = float(torch.linalg.vector_norm(searched, dtype=torch.float64)) ** 2
-    if not isfinite(energy):
+    if not isfinite(float(searched.sum(dtype=torch.float64))):
         raise ValueError("the searched matrix has NaN or infinite entries")
+    searched = _about_1(searched)
+    energy = float(torch.linalg.vector_norm(searched, dtype=torch.float64)) ** 2
     ranking = searched.abs().sum(0) if ranking is None else ranking
     first = ranking.topk(most).indices
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
@@ -78,6 +79,12 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
 
     best = _first_least(errors, most - 1, searched, floor=1e-12 * energy + 4e-6 * spread)
     return ranking.topk(1 + best).indices.sort().values
+
+
+def _about_1(searched: Tensor) -> Tensor:
+    """The same entries times the power of two that makes the largest about 1, exactly: squares of tiny ones would be 0."""
+    exponent = int(torch.frexp(searched.abs().max()).exponent)
+    return searched * 2.0 ** min(max(-exponent, -120), 120)
 
 
 def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -111,27 +113,33 @@ def timed(function: Callable[[], Tensor], repeats: int) -> tuple[list[float], Te
     return seconds, found
 
 
-def memory(sizes: Sizes) -> list[dict[str, Any]]:
-    """Resident memory that quantizing the layer needs besides its inputs, method by method; comes after all timings.
+def peak_of(method: str, sizes: Sizes) -> int:
+    """Bytes of resident memory that quantizing the layer needs besides its inputs. To be called in a fresh process.
 
     The C library is told to give freed tensors back at once: otherwise what it keeps for later is counted, or hides what the
     layer needs. That cannot be undone and costs time.
     """
-    library, rows = ctypes.CDLL(None), []
+    library, plan = ctypes.CDLL(None), plan_for(method)
     library.mallopt(M_MMAP_THRESHOLD, 2**16)
+    problem = random_problem(plan, sizes.layer, sizes.tokens)
+    solve(problem, plan.binarization, plan.solver)  # what libraries keep from now on is not the layer's
+    library.malloc_trim(0)
+    before = current_rss()
+    with measure_peak() as peak:
+        solve(problem, plan.binarization, plan.solver)
+    return peak.bytes - before
+
+
+def memory(sizes: Sizes) -> list[dict[str, Any]]:
+    """`peak_of` every method, each in a process of its own: what others left behind would be counted too."""
+    rows, weight = [], 4 * sizes.layer[0] * sizes.layer[1]
     for method in METHODS:
-        plan = plan_for(method)
-        problem = random_problem(plan, sizes.layer, sizes.tokens)
-        solve(problem, plan.binarization, plan.solver)  # what libraries keep from now on is not the layer's
-        library.malloc_trim(0)
-        before = current_rss()
-        with measure_peak() as peak:
-            solve(problem, plan.binarization, plan.solver)
-        weight = 4 * problem.weight.numel()
-        rows.append(
-            {"method": method, "bytes": peak.bytes - before, "over_float32_weight": (peak.bytes - before) / weight}
-        )
-        print(f"{method:16s} peak {rows[-1]['over_float32_weight']:.1f} float32 weights", flush=True)
+        job = json.dumps({"method": method, "layer": sizes.layer, "tokens": sizes.tokens})
+        threads = ["--threads", str(torch.get_num_threads())]
+        call = [sys.executable, "-m", "experiments.benchmarks.layers", "--job", job, *threads]
+        found = int(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+        rows.append({"method": method, "bytes": found, "over_float32_weight": found / weight})
+        print(f"{method:16s} peak {found / weight:.1f} float32 weights", flush=True)
     return rows
 
 
@@ -203,8 +211,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny layers, seconds; writes only with --out")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
     parser.add_argument("--out", type=Path, help="where to write (results/benchmarks/layers.json)")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # the child's part
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.job:
+        job = options.job
+        print(peak_of(job["method"], Sizes(tuple(job["layer"]), (), model=False, tokens=job["tokens"])))
+        return 0
     found = measure(QUICK if options.quick else FULL)
     for method, fits in found["growth"].items():
         line = fits["seconds_per_entry"]

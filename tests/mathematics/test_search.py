@@ -135,6 +135,13 @@ def test_the_candidates_are_numpys_quantiles_to_the_bit(count: int) -> None:
     assert torch.equal(search._quantiles(values), oracles.quantiles(values))
 
 
+def test_columns_do_not_depend_on_the_scale_where_denormal_numbers_are_0() -> None:
+    torch.set_flush_denormal(True)  # as every solver does
+    matrix, salient = problem("magnitude", *SHAPES[1], 1)
+    for exponent in (-75, -70, -64, -60, 60):
+        assert torch.equal(search.salient_columns(matrix * 2.0**exponent, MOST), salient.nonzero()[:, 0])
+
+
 @pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
 def test_columns(case: tuple[str, int, int, int]) -> None:
     matrix, salient = problem(*case)
