@@ -55,6 +55,11 @@ def test_the_tools_take_these_arguments(command: str, monkeypatch: pytest.Monkey
     compose(words if name == "plan" else said.get("settings", []))
 
 
+def test_the_readme_holds_the_table_of_the_ablations_as_committed() -> None:
+    table = (ROOT / "results" / "ablations" / "ratios.md").read_text(encoding="utf-8")
+    assert f"<!-- ablations -->\n{table}<!-- /ablations -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_there_are_commands() -> None:
     assert len(commands()) > 10 and len(tool_commands()) > 10
 
