@@ -85,7 +85,7 @@ class Plan:
             raise bad_value("solver", self.solver.name, f"a solver that fits binarization {name}: {', '.join(fitting)}")
 
         for key, objective in (("objective", self.objective), ("elsewhere", self.elsewhere)):
-            if self.asymmetric.rule is AsymmetricRule.qep and getattr(objective, "reads_reference", False):
+            if self.asymmetric.rule is AsymmetricRule.qep and reads_reference(objective):
                 raise bad_value(
                     "asymmetric.rule", "qep", f"none or gptaq with {key} {objective.name}, which sees the drift itself"
                 )

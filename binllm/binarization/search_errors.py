@@ -79,7 +79,15 @@ def has_ties(x: Tensor) -> bool:
 
 @torch.inference_mode()
 def generic_column_errors(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """`column_errors` where z = 0: in float32 equal to 1e-6 of ``Σ(x - mean)²``, for rows (of the layer) of mean about 0."""
+    """`column_errors` where z = 0: in float32 equal to 1e-6 of ``Σ(x - mean)²``, for rows (of the layer) of mean about 0.
+
+    Args:
+        x: (width, rows); its dtype is the one computed in.
+        counts: Numbers of first columns, from 1 to width - 1, ascending within each ``TOGETHER`` of them.
+
+    Returns:
+        (counts,) float64, the sums over all rows.
+    """
     count, place = torch.tensor(counts, device=x.device), torch.arange(len(x), device=x.device)[:, None]
     explained = torch.zeros(len(counts), dtype=torch.float64, device=x.device)
     scratch = x.new_empty(TOGETHER * x.numel())

@@ -19,7 +19,7 @@ from binllm.quadratic import AmpRule
 Wave = Sequence[Sequence[Shape]]  # stages whose inputs are measured together
 
 
-class Measured(NamedTuple):
+class Sums(NamedTuple):
     """How often G, C and the energy of the outputs are measured."""
 
     gram: int
@@ -72,13 +72,13 @@ class Work:
         small = all(layer.entries < LARGE for layer in self.geometry.layers)
         return min(self.threads, sum(map(len, wave))) if small else 1
 
-    def measured(self, stage: Sequence[Shape]) -> Measured:
+    def measured(self, stage: Sequence[Shape]) -> Sums:
         """What is measured of the input of a stage, by each weighting of tokens that its layers ask for."""
         objectives = [self.objective(layer) for layer in stage]
         kinds = {one.token_weights for one in objectives}
         read = {one.token_weights for one in objectives if reads_reference(one)}
         asymmetric = self.config.asymmetric.rule is not AsymmetricRule.none
-        return Measured(len(kinds), len(kinds if asymmetric else read), len(read))
+        return Sums(len(kinds), len(kinds if asymmetric else read), len(read))
 
     def objective(self, layer: Shape) -> Any:
         """What a layer is fitted to."""

@@ -232,6 +232,7 @@ class _Walk:
         amp = self.problem.amp
         if amp is None or amp.rule is AmpRule.off:
             return None
+        # Whatever stands in the block's own place (its carried error, in the greedy pass) cancels in the offset.
         metric, dense = amp.metric[span, span], self._fill(self.wanted.clone()) if self.dense is None else self.dense
         offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
