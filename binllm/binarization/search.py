@@ -120,7 +120,7 @@ def split_plain_by_inputs(
 
     def errors(candidates: Sequence[int], dtype: torch.dtype) -> Tensor:
         plain_metric, entries = s[~salient][:, ~salient].to(dtype), PANEL * 4 // dtype.itemsize
-        panels = zip(_panels(plain, entries), _panels(rest @ s[salient][:, ~salient], entries), strict=True)
+        panels = zip(_panels(plain, entries), _panels((rest @ s[salient][:, ~salient]).to(dtype), entries), strict=True)
         rows = [(_transposed(x, dtype), _transposed(cross, dtype)) for x, cross in panels]
 
         def of(pair: tuple[Tensor, Tensor], some: Sequence[int]) -> Tensor:

@@ -199,7 +199,7 @@ def output_errors(x: Tensor, cross: Tensor, thresholds: Tensor, metric: Tensor) 
     magnitudes, large, errors = x.abs(), torch.empty_like(x), []
     for threshold in thresholds:
         left = residual(x, torch.ge(magnitudes, threshold, out=large), order=1)
-        errors.append(torch.dot(left.view(-1), torch.addmm(cross, metric, left, beta=2).view(-1)))
+        errors.append(torch.dot(left.view(-1), torch.addmm(cross, metric, left, beta=2, out=large).view(-1)))
     return torch.stack(errors).double()
 
 

@@ -39,7 +39,8 @@ class Solution:
     Attributes:
         code: The quantized weight.
         status: See `Status`.
-        trace: Objective (with its constant): after the first feasible code of every block, then after every pass.
+        trace: Objective (with its constant): without what the fits gained over the blocks' first feasible codes, in each
+            block's own problem; after the greedy pass; after every further pass.
         ridge: Relative ridge used.
         recoveries: How often the ridge was raised.
         sweeps: Sweeps over the signs of the whole layer.

@@ -61,9 +61,9 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     walk = _Walk(problem, binarization, solver, dtype)
     small = problem.weight.numel() < LARGE
     with one_thread(small):
-        found = walk.greedy()
-    trace = [problem.objective.value(weight_hat) for weight_hat in found]
-    del found
+        greedy = walk.greedy()
+    value = problem.objective.value(greedy)
+    trace = [value + walk.gained, value]
     for _ in range(solver.passes if walk.joint else 0):
         with one_thread(small):
             trace.append(trace[-1] + walk.descend())
@@ -83,6 +83,7 @@ class _Walk:
         errors: Of the finished blocks (n_in, n_out). Where W* is the walk's own, it is the same memory: a block's error
             takes the place of what was wanted of it.
         dense: Ŵ (n_out, n_in); None in the greedy pass, where only AMP asks for it.
+        gained: By how much fits lowered what they minimise, from the first codes of the blocks in the greedy pass.
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
     """
 
@@ -101,11 +102,11 @@ class _Walk:
             self.wanted = by_columns(self.wanted)  # the greedy pass moves it
         shared = self.wanted is not problem.weight
         self.errors = self.wanted.T if shared else self.wanted.new_empty(self.wanted.T.shape)
-        self.dense: Tensor | None = None
         self.ridge, self.recoveries = self.factor.ridge, self.factor.recoveries
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
-        self.fed_back = 0.0
+        self.dense: Tensor | None = None
+        self.fed_back = self.gained = 0.0
         # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
         # feedback: the extra rounds are then spent inside the greedy pass.
         self.joint = problem.feedback_is_objective or solver.feedback is Feedback.none
@@ -116,23 +117,20 @@ class _Walk:
         factor = self.factor if same else factorise(self.problem.objective.metric, self.solver.ridge)
         return factor.solve_right_(slope).neg_().add_(self.problem.weight)
 
-    def greedy(self) -> tuple[Tensor, Tensor]:
-        """One pass from left to right with error feedback.
-
-        Returns:
-            Ŵ (n_out, n_in) of the blocks' first codes, in the dtype of the fits, and of the fitted ones.
-        """
+    def greedy(self) -> Tensor:
+        """One pass from left to right with error feedback; returns Ŵ (n_out, n_in)."""
         limits = torch.stack(self.problem.weight.aminmax(dim=1))
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
-        first = [self._greedy_block(span, limits, drift, variance) for span in self.spans]
+        for span in self.spans:
+            self._greedy_block(span, limits, drift, variance)
         self.dense = self._fill(self.errors.T)
-        return torch.cat(first).T, self.dense
+        return self.dense
 
     def _greedy_block(
         self, span: slice, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
-    ) -> Tensor:
-        """Fit the next block, put its error down, and return its first code (width, n_out)."""
+    ) -> None:
+        """Fit the next block, and put its error down."""
         panels = self.factor.panels
         panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
         own, carried = panel[span].clone(), self._carried(panel)
@@ -146,22 +144,23 @@ class _Walk:
         upper = inverse_of_upper(own)
         target = Target(start, metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
         block = self.binarization.initialise(target)
-        first = block.dense()
+        first = block.dense().T
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
         of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
         terms = (metric, start if of_weights else start @ metric)
         fitted = self._improve(self.solver.fit, block, span, terms, running)
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)
+        self.gained -= _difference(fitted, first, terms)
         self.blocks.append(block)
+        del first, terms
         if self.solver.feedback is not Feedback.none:
-            error = start + running.correction().T.to(start.dtype) - fitted
+            error = (start + running.correction().T.to(start.dtype)).sub_(fitted)
             self.errors[span] = self._felt(own, error, upper).T - self.errors[span]
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
         if len(self.blocks) == 1:
             panels.pop(0)
-        return first
 
     def _fill(self, dense: Tensor) -> Tensor:
         """Write Ŵ of the finished blocks into a matrix (n_out, n_in), and return it."""

@@ -75,7 +75,7 @@ class LayerRecord(JsonRecord):
         objective: Name of the objective that the layer was fitted to.
         n_out: Output features.
         n_in: Input features.
-        q_before: Q of the first feasible code (the nearest sign code).
+        q_before: Q without what the fits gained over each block's first feasible code (the nearest sign code).
         q_after: Q of the code that was kept.
         relative_error_weight: ``‖W - Ŵ‖² / ‖W‖²``.
         relative_error_target: q_after over the energy of the objective's target.
