@@ -54,7 +54,7 @@ METRICS = {
     "accumulation/new": Metric("new error", "squared error / ‖f(X)‖²", log=True),
     "layer/relative_error_weight": Metric("weight error of a layer", "‖W - Ŵ‖² / ‖W‖²"),
     "layer/relative_error_target": Metric("objective over the energy of its target", "Q / ‖target‖²", log=True),
-    "layer/q_before": Metric("objective of the nearest sign code", "Q, mean squared error per token", log=True),
+    "layer/q_before": Metric("objective without what the fits gained", "Q, mean squared error per token", log=True),
     "layer/q_after": Metric("objective of the kept code", "Q, mean squared error per token", log=True),
     "layer/amp_rejected": Metric("entries that AMP held back", "entries"),
     "layer/seconds": Metric("time", "seconds"),

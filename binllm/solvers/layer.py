@@ -127,9 +127,7 @@ class _Walk:
         self.dense = self._fill(self.errors.T)
         return self.dense
 
-    def _greedy_block(
-        self, span: slice, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]
-    ) -> None:
+    def _greedy_block(self, span: slice, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]) -> None:
         """Fit the next block, and put its error down."""
         panels = self.factor.panels
         panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
