@@ -59,10 +59,27 @@ def _sections(runs: Sequence[CollectedRun]) -> list[Section]:
         if sys.stderr.isatty():
             print(f"sorting {len(runs)} runs: {claim.experiment:<30}", end="\r", file=sys.stderr, flush=True)
         sections, said = sections_of(experiment_of(claim), runs)
-        found += [one for one in sections if is_home(claim.experiment, one.model) and _is_own(one)]
+        found += [one for one in sections if is_home(claim.experiment, one.model)]
         for line in said:
             print(line, file=sys.stderr)
-    return found
+    return _where_they_belong(found)
+
+
+def _where_they_belong(sections: Sequence[Section]) -> list[Section]:
+    """Sections of the experiments that their runs were made for; where nothing says which, of the first."""
+    taken = {_runs_of(one) for one in sections if _is_own(one)}
+    kept = []
+    for one in sections:
+        if _is_own(one) or _runs_of(one) not in taken:
+            kept.append(one)
+            taken.add(_runs_of(one))
+    return kept
+
+
+def _runs_of(section: Section) -> tuple[str, ...]:
+    """The same for sections of several experiments with one key, which share runs."""
+    protocol = (f"{key}={value}" for key, value in sorted(section.protocol.items()))
+    return (section.experiment.claim.varies, section.definition, *protocol)
 
 
 def _is_own(section: Section) -> bool:

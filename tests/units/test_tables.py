@@ -103,6 +103,18 @@ def test_every_expected_difference_has_a_line_and_every_model_a_column(results: 
     ]
 
 
+@pytest.mark.parametrize(("own", "home", "other"), [("", "roles", "roles_fused"), ("qkv", "roles_fused", "roles")])
+def test_settings_that_two_experiments_share_are_shown_once(own: str, home: str, other: str, results: Path):
+    add(results, [100.0, 110.0, 120.0])
+    add(results, [50.0, 55.0, 60.0], ["objective.roles=[all]"])
+    if own:
+        add(results, [150.0, 160.0, 170.0], [f"objective.roles=[{own}]"])
+    files = made(results)
+    assert "`last < all`: does not hold (ratio 2.000" in files[f"ablation_{home}.md"]
+    assert found(files, f"ablation/{home}") == "**does not hold**"
+    assert found(files, f"ablation/{other}") == "not run"
+
+
 def test_two_seeds_decide_nothing(results: Path):
     add(results, [100.0, 110.0])
     add(results, [200.0, 220.0], OFF)
