@@ -27,20 +27,21 @@ SWEEPS = {
     "iterations": "solver.iterations=1,5,15",
 }
 MODELS = ("stories260k", "smollm2")
-SMOLLM2 = ("model=smollm2", "seed=0,1,2")
-STORIES = ("model=stories260k", "seed=0,1,2,3,4")
+SMOLLM2: tuple[str, ...] = ("model=smollm2", "seed=0,1,2")
+STORIES: tuple[str, ...] = ("model=stories260k", "seed=0,1,2,3,4")
 
 
 def commands(model: str, results: Path) -> list[list[str]]:
     """The arguments of ``binllm`` for every sweep of a model."""
     if model == "smollm2":
-        chosen: list[tuple[str, ...]] = [(name, *SMOLLM2, cut) for name, cut in SWEEPS.items()]
-        chosen.append(("corpus", *SMOLLM2, "dataset=c4_sample_a,wikitext2"))
-    else:
-        chosen = [(name, "dataset=tinystories", *STORIES, cut) for name, cut in SWEEPS.items()]
-        chosen.append(("corpus_stories", *STORIES))
+        words = SMOLLM2
+        last = [("ablation/corpus", *words, "dataset=c4_sample_a,wikitext2"), ("table1", *words)]
+    else:  # too narrow for the methods of the tables
+        words = ("dataset=tinystories", *STORIES)
+        last = [("ablation/corpus_stories", *STORIES)]
+    sweeps = [*((f"ablation/{name}", *words, cut) for name, cut in SWEEPS.items()), *last]
     ends = (f"paths.results={results}", "tracker=files")
-    return [[f"experiment=ablation/{name}", *(word for word in words if word), *ends] for name, *words in chosen]
+    return [[f"experiment={name}", *(word for word in words if word), *ends] for name, *words in sweeps]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
