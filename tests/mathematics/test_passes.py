@@ -47,10 +47,11 @@ def test_the_trace_ends_at_the_value_of_the_code(binarization: str, solver: str,
     assert solution.code.salient_count == sum(-(-salient * min(8, n_in - s) // 8) for s in range(0, n_in, 8))
 
 
-def test_passes_improve_on_the_greedy_pass() -> None:
+def test_fits_improve_on_first_codes_and_passes_on_the_greedy_pass() -> None:
     problem = sample("ragged").problem(OBJECTIVES["output_error"])
     trace = run(problem, "row_column", "coordinate_descent").trace
     assert trace[-1] < 0.99 * trace[1]
+    assert trace[1] < 0.99 * trace[0]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
