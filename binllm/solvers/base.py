@@ -70,7 +70,8 @@ class Solver(Protocol):
         sweeps: Sign sweeps over the whole layer, for the record.
         blocks: Classes of blocks (`Binarization.block`) that it can work on.
 
-    A solver whose updates ask the guard of attention matrix preservation says so by ``masks_updates = True``.
+    A solver whose updates ask the guard of attention matrix preservation says so by ``masks_updates = True``;
+    one that leaves every first code as it is, by ``keeps_codes = True``.
     """
 
     @property

@@ -92,12 +92,11 @@ class _Walk:
         n_in = problem.weight.shape[1]
         width = binarization.block_size or n_in
         self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
-        slope = by_columns(problem.objective.gradient(problem.weight))
+        slope = problem.objective.gradient(problem.weight)
         pulled = bool(slope.any())
-        if not pulled:
-            del slope  # before there is a factor
+        slope = by_columns(slope) if pulled else None  # before there is a factor
         self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
-        self.wanted: Tensor = self._minimiser(slope) if pulled else problem.weight
+        self.wanted: Tensor = problem.weight if slope is None else self._minimiser(slope)
         if problem.drift is not None and not pulled:
             self.wanted = by_columns(self.wanted)  # the greedy pass moves it
         shared = self.wanted is not problem.weight
@@ -142,23 +141,30 @@ class _Walk:
         upper = inverse_of_upper(own)
         target = Target(start, metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
         block = self.binarization.initialise(target)
-        first = block.dense().T
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
-        of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
-        terms = (metric, start if of_weights else start @ metric)
-        fitted = self._improve(self.solver.fit, block, span, terms, running)
-        for _ in range(0 if self.joint else self.solver.passes):
-            fitted = self._improve(self.solver.refine, block, span, terms, running)
-        self.gained -= _difference(fitted, first, terms)
+        keeps = getattr(self.solver, "keeps_codes", False)
+        fitted = self._dense(block) if keeps else self._fit(block, span, start, metric, running)
         self.blocks.append(block)
-        del first, terms
         if self.solver.feedback is not Feedback.none:
-            error = (start + running.correction().T.to(start.dtype)).sub_(fitted)
+            error, drifted = start - fitted, running.correction()
+            if drifted is not None:
+                error += drifted.T
             self.errors[span] = self._felt(own, error, upper).T - self.errors[span]
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
         if len(self.blocks) == 1:
             panels.pop(0)
+
+    def _fit(self, block: Any, span: slice, start: Tensor, metric: Tensor, running: Running) -> Tensor:
+        """Fit a block of the greedy pass to what it starts from, and return what it then stands for (n_out, width)."""
+        of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
+        terms = (metric, start if of_weights else start @ metric)
+        first = block.dense().T
+        fitted = self._improve(self.solver.fit, block, span, terms, running)
+        for _ in range(0 if self.joint else self.solver.passes):
+            fitted = self._improve(self.solver.refine, block, span, terms, running)
+        self.gained -= _difference(fitted, first, terms)
+        return fitted
 
     def _fill(self, dense: Tensor) -> Tensor:
         """Write Ŵ of the finished blocks into a matrix (n_out, n_in), and return it."""
@@ -220,10 +226,13 @@ class _Walk:
         metric, linear = terms
         transposed = linear.T.to(self.dtype, memory_format=torch.contiguous_format)
         method(block, BlockQuadratic(metric.to(self.dtype), transposed, self._guard(span), running))
-        fitted = block.dense().T.to(self.wanted.dtype)
-        if not all_finite(fitted):
+        return self._dense(block)
+
+    def _dense(self, block: Any) -> Tensor:
+        dense = block.dense().T.to(self.wanted.dtype)
+        if not all_finite(dense):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
-        return fitted
+        return dense
 
     def _guard(self, span: slice) -> Guard | None:
         amp = self.problem.amp

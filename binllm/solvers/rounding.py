@@ -23,6 +23,7 @@ class Rounding:
     version: ClassVar[int] = 1
     passes: ClassVar[int] = 0
     sweeps: ClassVar[int] = 0
+    keeps_codes: ClassVar[bool] = True
     blocks: ClassVar[tuple[type, ...]] = (object,)
 
     def __post_init__(self) -> None:

@@ -38,10 +38,10 @@ class Running:
         """The weights as they stand before the first column is rounded."""
         return cls(target.weight.T.clone(memory_format=torch.contiguous_format), target.upper, drift)
 
-    def correction(self) -> Tensor:
-        """What the drift added inside the block (width, n_out)."""
+    def correction(self) -> Tensor | None:
+        """What the drift added inside the block (width, n_out), if anything."""
         if self.drift is None or not self.columnwise:
-            return torch.zeros_like(self.weight)
+            return None
         return self.drift.T @ self.weight
 
 
