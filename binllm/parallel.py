@@ -23,9 +23,16 @@ LARGE = 2**24  # weights of a layer that keeps all threads busy by itself
 
 
 class _Idle(threading.local):
-    """The threads that `one_thread` leaves idle, for the thread that called it."""
+    """The threads that `one_thread` leaves idle, for the thread that called it.
+
+    Attributes:
+        count: Those that take parts of what torch does.
+        others: All but the calling one.
+        pool: All but the calling one.
+    """
 
     count = 0
+    others = 0
     pool: ThreadPoolExecutor | None = None
 
 
@@ -41,27 +48,27 @@ def _use(threads: int) -> None:
 @contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
     """Products inside a ``with`` block run on the calling thread alone, if wanted; the others may help in `by_parts`."""
-    if not wanted:
-        yield
-        return
     threads = torch.get_num_threads()
-    before = _idle.count, _idle.pool
-    torch.set_num_threads(1)
+    before = _idle.count, _idle.others, _idle.pool
+    if wanted:
+        torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(max(1, threads - 1), initializer=_use, initargs=(1,)) as pool:
-            _idle.count, _idle.pool = threads - 1, pool  # the pool starts a thread when it first has something to do
+            _idle.count, _idle.others = threads - 1 if wanted else 0, threads - 1
+            _idle.pool = pool  # it starts a thread when it first has something to do
             yield
     finally:
-        _idle.count, _idle.pool = before
+        _idle.count, _idle.others, _idle.pool = before
         torch.set_num_threads(threads)
 
 
-def by_parts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def by_parts(function: Callable[[Item], Result], items: Sequence[Item], compiled: bool = False) -> list[Result]:
     """Apply a function to every item, without gradients; inside `one_thread` idle threads take items as well.
 
     Args:
         function: What is done; it may not touch what another item's call touches. Its result must not depend on the thread.
         items: What it is done to.
+        compiled: The function asks torch for nothing, so that threads may help even where torch's products use all of them.
 
     Returns:
         The results in the order of the items, whatever the number of threads.
@@ -77,7 +84,7 @@ def by_parts(function: Callable[[Item], Result], items: Sequence[Item]) -> list[
             for index, item in left:
                 results[index] = function(item)
 
-    helpers = min(_idle.count, len(items) - 1)
+    helpers = min(_idle.others if compiled else _idle.count, len(items) - 1)
     futures = [_idle.pool.submit(work) for _ in range(helpers)] if _idle.pool is not None else []
     try:
         work()

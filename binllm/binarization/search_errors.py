@@ -1,4 +1,4 @@
-"""Binarization errors of many candidate groupings at once, for the searches in `binllm.binarization.search`.
+"""Binarization errors of all candidate groupings of a block, for the searches in `binllm.binarization.search`; compiled.
 
 With x the entries of a group in one output row, n of them, m their mean, and z of them equal to m,
 
@@ -7,218 +7,207 @@ With x the entries of a group in one output row, n of them, m their mean, and z 
 
 and sign(0) = 0, as in the published code. Deviations from a mean cancel, so that n s is twice the sum of those above it.
 
-Where z is 0 throughout (`has_ties` says no), sums over the entries above a level are all that is needed, by half the passes.
-Of x - x̂ = x - m ∓ s with p entries above m, the mean is m' = s - 2 p s / n, and with ``e(t) = Σ max(x - t, 0)``
-
-    s = 2 e(m) / n,   Σ|x - x̂ - m'| = Σ|x - (m + m' - s)| - 2 e(m) + 2 e(m + m' + s) + 2 p m'.
+From one candidate to the next few entries change: every function goes through a row's candidates in order and brings sums up
+to date. Rows are independent, and no function holds Python's lock, so that threads can share the rows. All is float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import torch
-from torch import Tensor
+from numba import njit
 
-TOGETHER = 4  # candidates of a pass over columns: with fewer, calls cost time; more leave the second-level cache
-
-
-def ascending(values: Tensor) -> Tensor:
-    """Sorted along the last dimension; on CPU by NumPy, whose vectorized sort takes a twentieth of the time of torch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.detach().numpy()))
-    return values.sort().values
+SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}  # what a compiler needs to know to add up with vector instructions
 
 
-@torch.inference_mode()  # many small calls, which are a tenth faster without autograd's bookkeeping
-def column_errors(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """Second-order errors of two groups of columns, the first ones and the others.
+@njit(nogil=True, cache=True, fastmath=SUMS_IN_ANY_ORDER)
+def group_gain(x: np.ndarray, total: float, order: int) -> float:
+    """``Σx² - Σ(x - x̂)²`` of one group.
 
     Args:
-        x: (width, rows); its dtype is the one computed in.
-        counts: Numbers of first columns, from 1 to width - 1.
-
-    Returns:
-        (counts,) float64, the sums over all rows.
+        x: (n,) float64.
+        total: Its sum.
+        order: Planes, 1 or 2.
     """
-    count = torch.tensor(counts, device=x.device)
-    first = torch.arange(len(x), device=x.device) < count[:, None]
-    members = torch.stack([first, ~first], 1).to(x.dtype)
-    sizes = members.sum(2, keepdim=True)
-    sums = x.cumsum(0, dtype=torch.float64)
-    means = torch.stack([sums[count - 1], sums[-1] - sums[count - 1]], 1).div_(sizes).to(x.dtype)
-    left, scratch, level, errors = torch.empty_like(x), torch.empty_like(x), torch.empty_like(means[0]), []
-    flat, (level_1, level_2) = left.view(-1), level
-    for number, member, size, mean in zip(counts, members, sizes, means, strict=True):
-        groups = [number, len(x) - number]
-        (left_1, left_2), (scratch_1, scratch_2) = left.split(groups), scratch.split(groups)
-        for part, source, value in zip((left_1, left_2), x.split(groups), mean, strict=True):
-            torch.sub(source, value, out=part)
-        for order in (1, 2):
-            torch.mm(member, torch.abs(left, out=scratch), out=level).div_(size)
-            torch.sign(left, out=scratch)
-            left_1.addcmul_(scratch_1, level_1, value=-1)
-            left_2.addcmul_(scratch_2, level_2, value=-1)
-            if order == 1:
-                torch.mm(member, left, out=level).div_(size)
-                left_1.sub_(level_1)
-                left_2.sub_(level_2)
-        errors.append(torch.dot(flat, flat))
-    return torch.stack(errors).double()
+    n = len(x)
+    if n == 0:
+        return 0.0
+    mean = total / n
+    above, more, ties = 0.0, 0, 0
+    for j in range(n):
+        deviation = x[j] - mean
+        above += deviation if deviation > 0 else 0.0
+        more += deviation > 0
+        ties += deviation == 0
+    scale = 2 * above / n
+    gain = n * mean * mean + (n + ties) * scale * scale
+    if order == 2:
+        mean_left, spread, ties = scale * (n - 2 * more - ties) / n, 0.0, 0
+        for j in range(n):
+            deviation = x[j] - mean
+            left = (deviation - scale if deviation > 0 else (deviation + scale if deviation < 0 else 0.0)) - mean_left
+            spread += abs(left)
+            ties += left == 0
+        scale = spread / n
+        gain += n * mean_left * mean_left + (n + ties) * scale * scale
+    return gain
 
 
-def has_ties(x: Tensor) -> bool:
-    """Whether an entry of x (rows, columns) in float32 may well equal a mean or a level of its row.
-
-    By chance that is rare; it is not where entries are multiples of a coarse unit, zeros among them.
-    """
-    coarse = (x.view(torch.int32) & 0xFF).eq_(0).sum(1)  # one in 256 by chance
-    return bool((coarse * x.any(1) > x.shape[1] / 8).any())
-
-
-@torch.inference_mode()
-def generic_column_errors(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """`column_errors` where z = 0: in float32 equal to 1e-6 of ``Σ(x - mean)²``, for rows (of the layer) of mean about 0.
+@njit(nogil=True, cache=True)
+def nested_gains(x: np.ndarray, cuts: np.ndarray, order: int) -> np.ndarray:
+    """How much less than ``Σx²`` the error of two groups is, the first entries of each row and the others.
 
     Args:
-        x: (width, rows); its dtype is the one computed in.
-        counts: Numbers of first columns, from 1 to width - 1, ascending within each ``TOGETHER`` of them.
-
-    Returns:
-        (counts,) float64, the sums over all rows.
-    """
-    count, place = torch.tensor(counts, device=x.device), torch.arange(len(x), device=x.device)[:, None]
-    explained = torch.zeros(len(counts), dtype=torch.float64, device=x.device)
-    scratch = x.new_empty(TOGETHER * x.numel())
-    for first in (True, False):
-        groups = []
-        for some in count.split(TOGETHER):
-            columns = x[: some[-1]] if first else x[some[0] :]
-            member = ((place[: len(columns)] < some) if first else (place[some[0] :] >= some)).to(x.dtype)
-            work = scratch[: len(some) * columns.numel()].view(len(some), *columns.shape)
-            groups.append((columns, member.T[:, None].contiguous(), work))
-        size = (count if first else len(x) - count).to(x.dtype)
-        explained += _explained(groups, size[:, None, None])
-    return torch.linalg.vector_norm(x, dtype=torch.float64).square() - explained
-
-
-def _explained(groups: list[tuple[Tensor, Tensor, Tensor]], size: Tensor) -> Tensor:
-    """Second-order ``Σx² - Σ(x - x̂)²`` (candidates,) in float64.
-
-    Args:
-        groups: For some candidates at a time x (columns, rows), 1 for the members of each (some, 1, columns), and scratch
-            memory (some, columns, rows).
-        size: Members (candidates, 1, 1).
-    """
-
-    def sums(of: Callable[..., Tensor], levels: Tensor) -> Tensor:
-        shares = zip(groups, levels.split(TOGETHER), strict=True)
-        return torch.cat([torch.bmm(member, of(x, level, out=work)) for (x, member, work), level in shares])
-
-    def above(level: Tensor) -> Tensor:
-        return sums(torch.maximum, level).sub_(level * size)
-
-    total = torch.cat([member @ x for x, member, _ in groups])
-    mean = total / size
-    excess, more = above(mean), sums(torch.gt, mean)
-    scale = 2 * excess / size
-    shift = scale - 2 * scale * more / size
-    low, high = mean + shift - scale, mean + shift + scale
-    second = (2 * (above(low) - excess + above(high) + shift * more) - total) / size + low
-    squares = mean.square() + scale.square() + shift.square() + second.square()
-    return (squares.sum(2, dtype=torch.float64) * size[:, 0])[:, 0]
-
-
-@torch.inference_mode()
-def first_order_gains(x: Tensor, thresholds: Tensor) -> Tensor:
-    """How much less than ``Σx²`` the first-order error of two groups is, the entries below a threshold and the others.
-
-    In a sorted row the entries with ``|x| < t`` are an interval, of the ranks from low to high - 1 here, and their mean cuts
-    it in two, so that prefix sums and binary searches give every threshold's error.
-
-    Args:
-        x: (rows, columns).
-        thresholds: t (candidates,), not negative.
+        x: (rows, width) float64.
+        cuts: (rows, candidates) int64, the size of the first group, ascending in each row.
+        order: Planes of either group, 1 or 2.
 
     Returns:
         (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
     """
-    values, width = ascending(x).double(), x.shape[1]
-    prefix = torch.nn.functional.pad(values.cumsum(1), (1, 0))
-    limits = thresholds.double().expand(len(x), -1).contiguous()
-    high = torch.searchsorted(values, limits)
-    signed = bool((values < 0).any())
-    low = torch.searchsorted(values, -limits, right=True) if signed else high.new_zeros(1).expand_as(high)
-    del limits
-    high = high.maximum(low)  # a threshold of 0 has no small entries
-    total, up_to_high = prefix[:, -1:], prefix.gather(1, high)
-    small, inner = (high - low).double(), up_to_high - prefix.gather(1, low)
-
-    def excess(mean: Tensor, rank: Tensor, stop: Tensor | int, up_to_stop: Tensor) -> Tensor:
-        """Σ (x - mean) over the entries of ranks from rank to stop - 1."""
-        return (up_to_stop - prefix.gather(1, rank)).addcmul_(mean, (rank - stop).double())
-
-    gains = torch.zeros_like(thresholds, dtype=torch.float64)
-    for is_small, size, sums in ((False, width - small, total - inner), (True, small, inner)):
-        mean = sums / size.clamp_(min=1)
-        rank = torch.searchsorted(values, mean)
-        above = excess(mean, rank.clamp(low, high), high, up_to_high)
-        if not is_small:
-            above = excess(mean, rank, width, total).sub_(above)
-        scale = above.mul_(2).div_(size)
-        ties = _ties(values, mean, rank, scale)
-        if ties is not None:
-            size = size + ties * (((low <= rank) & (rank < high)) == is_small)
-        gains += scale.square_().mul_(size).addcmul_(sums, mean).sum(0)
+    gains = np.zeros(cuts.shape[1])
+    for i in range(len(x)):
+        row, total = x[i], x[i].sum()
+        first, size, gain = 0.0, -1, 0.0
+        for k in range(cuts.shape[1]):
+            cut = cuts[i, k]
+            if cut != size:
+                first += row[max(size, 0) : cut].sum()
+                gain = group_gain(row[:cut], first, order) + group_gain(row[cut:], total - first, order)
+                size = cut
+            gains[k] += gain
     return gains
 
 
-def _ties(values: Tensor, mean: Tensor, rank: Tensor, scale: Tensor) -> Tensor | None:
-    """How many of a row's ascending values equal a mean of this rank. None if there are none where the scale is not 0."""
-    tied = values.gather(1, rank.clamp(max=values.shape[1] - 1))
-    torch.eq(tied, mean, out=tied)  # a mask of numbers: on CPU several times as fast as one of bool
-    if torch.dot(tied.view(-1), scale.view(-1)) > 0:
-        return (torch.searchsorted(values, mean, right=True) - rank) * tied
-    return None
-
-
-@torch.inference_mode()
-def output_errors(x: Tensor, cross: Tensor, thresholds: Tensor, metric: Tensor) -> Tensor:
-    """First-order errors ``tr(R S Rᵀ)`` of two groups, the entries below a threshold and the others.
+@njit(nogil=True, cache=True)
+def threshold_ranks(magnitudes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many magnitudes of each row are below each threshold.
 
     Args:
-        x: (columns, rows).
-        cross: (columns, rows), what S makes of the error of the block's other columns.
-        thresholds: (candidates,), of |x|.
-        metric: S (columns, columns).
+        magnitudes: (rows, width) float64, ascending in each row.
+        thresholds: (candidates,) float64, ascending.
 
     Returns:
-        (candidates,) float64, without what is due to the other columns alone.
+        (rows, candidates) int64.
     """
-    magnitudes, large, errors = x.abs(), torch.empty_like(x), []
-    for threshold in thresholds:
-        left = residual(x, torch.ge(magnitudes, threshold, out=large), order=1)
-        errors.append(torch.dot(left.view(-1), torch.addmm(cross, metric, left, beta=2, out=large).view(-1)))
-    return torch.stack(errors).double()
+    ranks = np.empty((len(magnitudes), len(thresholds)), np.int64)
+    for i in range(len(magnitudes)):
+        rank = 0
+        for k in range(len(thresholds)):
+            while rank < magnitudes.shape[1] and magnitudes[i, rank] < thresholds[k]:
+                rank += 1
+            ranks[i, k] = rank
+    return ranks
 
 
-def residual(x: Tensor, large: Tensor, order: int) -> Tensor:
-    """What binarizing two groups leaves of x (..., columns, rows); large is 1 in one of them and 0 in the other."""
-    ones = x.new_ones(1, x.shape[-2])  # sums as products: half the time
-    size = ones @ large
-    other_size = (x.shape[-2] - size).clamp_(min=1)
-    size.clamp_(min=1)
-    work, magnitude = torch.empty_like(large), torch.empty_like(large)
+@njit(nogil=True, cache=True)
+def _rank(row: np.ndarray, value: float, start: int) -> int:
+    """How many of the ascending entries are below a value, looked for from ``start``."""
+    while start < len(row) and row[start] < value:
+        start += 1
+    while start > 0 and row[start - 1] >= value:
+        start -= 1
+    return start
 
-    def mean(values: Tensor) -> Tensor:
-        """Of each entry's group; lerp gives either exactly."""
-        part = ones @ torch.mul(values, large, out=work)
-        other_part = ones @ values - part
-        return torch.lerp(other_part.div_(other_size), part.div_(size), large, out=work)
 
-    for _ in range(order):
-        x = x - mean(x)
-        scale = mean(torch.abs(x, out=magnitude))
-        x.addcmul_(torch.sign(x, out=magnitude), scale, value=-1)
-    return x
+@njit(nogil=True, cache=True)
+def _tied(row: np.ndarray, value: float, rank: int) -> int:
+    """The rank after the ascending entries that equal a value of this rank."""
+    while rank < len(row) and row[rank] == value:
+        rank += 1
+    return rank
+
+
+@njit(nogil=True, cache=True)
+def _clip(rank: int, low: int, high: int) -> int:
+    return min(max(rank, low), high)
+
+
+@njit(nogil=True, cache=True)
+def prefix_sums(row: np.ndarray) -> np.ndarray:
+    """(width + 1,) for a row (width,): the sums of its first 0, 1, ..., width entries."""
+    prefix = np.zeros(len(row) + 1)
+    prefix[1:] = np.cumsum(row)
+    return prefix
+
+
+@njit(nogil=True, cache=True)
+def advance(row: np.ndarray, threshold: float, small: np.ndarray) -> bool:
+    """Move on to the next threshold; returns whether that changes the groups.
+
+    Args:
+        row: (width,) float64, ascending.
+        threshold: Not negative, not below the last one.
+        small: (2,) int64, the first rank of a small entry and the one after the last; brought up to date. At first
+            (width, 0). A threshold of 0 has no small entries, and may leave the first rank above the last.
+    """
+    low, high = small[0], small[1]
+    while high < len(row) and row[high] < threshold:
+        high += 1
+    while low > 0 and row[low - 1] > -threshold:
+        low -= 1
+    changes = low != small[0] or high != small[1]
+    small[0], small[1] = low, high
+    return changes
+
+
+@njit(nogil=True, cache=True)
+def fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.ndarray, levels: np.ndarray) -> float:
+    """Mean and scale of small and large entries of an ascending row: an interval and the rest, each cut in two by its mean.
+
+    Args:
+        row: (width,) float64, ascending.
+        prefix: Its prefix sums (width + 1,).
+        small: (2,) int64, see `advance`.
+        tied: (2, 2) int64, for small and large the first rank of an entry not below the mean and the first of one above it;
+            brought up to date.
+        levels: (2, 2) float64, overwritten: mean and scale of small, and of large; zeros where there is no entry.
+
+    Returns:
+        How much less than ``Σx²`` the first-order error of both is.
+    """
+    width, high = len(row), small[1]
+    low = min(small[0], high)
+    gain = 0.0
+    for group in range(2):
+        size, total = high - low, prefix[high] - prefix[low]
+        if group == 1:
+            size, total = width - size, prefix[width] - total
+        if size == 0:
+            levels[group, 0], levels[group, 1], tied[group, 1] = 0, 0, tied[group, 0]
+            continue
+        mean = total / size
+        rank = _rank(row, mean, tied[group, 0])
+        end = _tied(row, mean, rank)
+        inside = _clip(rank, low, high)
+        above, ties = prefix[high] - prefix[inside] - mean * (high - inside), _clip(end, low, high) - inside
+        if group == 1:
+            above, ties = prefix[width] - prefix[rank] - mean * (width - rank) - above, end - rank - ties
+        scale = 2 * above / size
+        gain += total * mean + (size + ties) * scale * scale
+        levels[group, 0], levels[group, 1], tied[group, 0], tied[group, 1] = mean, scale, rank, end
+    return gain
+
+
+@njit(nogil=True, cache=True)
+def threshold_gains(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How much less than ``Σx²`` the first-order error is of the entries with ``|x| < t`` and the others.
+
+    Args:
+        ascending: x (rows, width) float64, ascending in each row.
+        thresholds: t (candidates,) float64, not negative and ascending.
+
+    Returns:
+        (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
+    """
+    rows, width = ascending.shape
+    gains = np.zeros(len(thresholds))
+    small, tied, levels = np.empty(2, np.int64), np.empty((2, 2), np.int64), np.empty((2, 2))
+    for i in range(rows):
+        row, prefix = ascending[i], prefix_sums(ascending[i])
+        small[0], small[1], tied[:] = width, 0, 0
+        gain = 0.0
+        for k in range(len(thresholds)):
+            if advance(row, thresholds[k], small) or k == 0:
+                gain = fit_row(row, prefix, small, tied, levels)
+            gains[k] += gain
+    return gains

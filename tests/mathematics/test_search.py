@@ -1,7 +1,7 @@
 """The searches find what the published ones find: against literal oracles, and against recorded runs of the published code.
 
 Where float32 makes the oracle prefer another of two candidates with nearly equal errors, the same oracle in float64 decides:
-the searches settle near ties in float64.
+the searches are in float64.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from helpers import generator
 from torch import Tensor
 
-from binllm.binarization import search, search_errors
+from binllm.binarization import search, search_errors, search_output_errors
 from binllm.golden.files import Case, GoldenFile
 
 MOST = 50
@@ -90,43 +91,60 @@ def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
     assert torch.equal(found[1], large)
 
 
+def literal_gains(matrix: Tensor, masks: list[Tensor], order: int) -> Tensor:
+    """By how much binarizing what is inside and outside of each mask lowers Σx²."""
+    left = [matrix - oracles.billm(matrix, mask, order) - oracles.billm(matrix, ~mask, order) for mask in masks]
+    return matrix.square().sum() - torch.stack([one.square().sum() for one in left])
+
+
+def close(found: np.ndarray, expected: Tensor, scale: Tensor) -> None:
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-9, atol=1e-12 * float(scale))
+
+
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
-def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
-    matrix = problem(*case)[0].double()
-    masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in (1, 2, 7, case[2] - 1)]
-    literal = [matrix - oracles.billm(matrix, mask, 2) - oracles.billm(matrix, ~mask, 2) for mask in masks]
-    expected = torch.stack([left.square().sum() for left in literal])
-    found = search_errors.column_errors(matrix.T.contiguous(), [1, 2, 7, case[2] - 1])
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(matrix.square().sum()))
+def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int], order: int) -> None:
+    matrix, counts = problem(*case)[0].double(), [1, 2, 7, case[2] - 1]
+    masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in counts]
+    found = search_errors.nested_gains(matrix.numpy(), np.tile(counts, (len(matrix), 1)), order)
+    close(found, literal_gains(matrix, masks, order), matrix.square().sum())
 
 
-@pytest.mark.parametrize("kind", ["magnitude", "hessian"])
-def test_without_ties_sums_above_levels_give_the_errors_of_all_numbers_of_columns(kind: str) -> None:
-    matrix = problem(kind, *SHAPES[0], 0)[0]
-    assert not search_errors.has_ties(matrix)
-    centred, counts = (matrix.double() - matrix.double().mean(1, keepdim=True)).T.contiguous(), [*range(1, MOST), 127]
-    expected = search_errors.column_errors(centred, counts)
-    found = search_errors.generic_column_errors(centred, counts)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(centred.square().sum()))
-    rough = search_errors.generic_column_errors(centred.float(), counts)
-    assert float((rough - expected).abs().max()) < 1e-6 * float(centred.square().sum())  # the floor is four times that
-
-
-@pytest.mark.parametrize("kind", ["holes", "bfloat16", "few_values"])
-def test_entries_on_a_grid_may_equal_their_mean(kind: str) -> None:
-    assert search_errors.has_ties(problem(kind, *SHAPES[0], 0)[0])
+@pytest.mark.parametrize(("order", "left"), [(1, 1.0), (2, 3 / 16)])
+def test_an_entry_that_equals_its_mean_has_no_sign(order: int, left: float) -> None:
+    """Of -1, -1, 0, 2 the third does: one plane leaves 0, 0, 0, 1, and a second one 1/8, 1/8, 1/8, 3/8."""
+    matrix = np.array([[-1.0, -1, 0, 2, 5]])
+    found = search_errors.nested_gains(matrix, np.array([[4]]), order)
+    assert np.square(matrix).sum() - found[0] == pytest.approx(left)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
     matrix = problem(*case)[0].double()
     thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
+    left = [matrix.abs() >= threshold for threshold in thresholds]
+    expected, energy = literal_gains(matrix, left, 1), matrix.square().sum()
+    close(search_errors.threshold_gains(matrix.sort(1).values.numpy(), thresholds.numpy()), expected, energy)
+    nested = matrix.gather(1, matrix.abs().argsort(1))
+    ranks = search_errors.threshold_ranks(nested.abs().numpy(), thresholds.numpy())
+    close(search_errors.nested_gains(nested.numpy(), ranks, 1), expected, energy)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
+    matrix, s = problem(*case)[0].double(), metric(case[2], case[3]).double()
+    cross = torch.randn(matrix.shape, dtype=torch.float64, generator=generator(9)) * matrix.std() * s.diagonal().max()
+    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
+
+    def error(left: Tensor) -> Tensor:
+        return ((left @ s + 2 * cross) * left).sum()
+
     masks = [matrix.abs() >= threshold for threshold in thresholds]
-    literal = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
-    expected = torch.stack([left.square().sum() for left in literal])
-    energy = matrix.square().sum()
-    found = energy - search_errors.first_order_gains(matrix, thresholds)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(energy))
+    left = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
+    arguments = matrix, matrix.argsort(1), matrix @ s + cross, s, thresholds
+    found = search_output_errors.output_gains(*(tensor.numpy() for tensor in arguments))
+    scale = ((matrix.abs() @ s.abs() + 2 * cross.abs()) * matrix.abs()).sum()
+    close(found, error(matrix) - torch.stack([error(one) for one in left]), scale)
 
 
 @pytest.mark.parametrize("count", [1, 2, 11, 72 * 41])
@@ -242,8 +260,7 @@ def test_panels_of_rows_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatc
         return [*search.salient_columns(matrix, MOST).tolist(), splits[0][0], splits[1][0]]
 
     whole = everything()
-    monkeypatch.setattr(search, "PANEL", matrix.shape[1] * 5)
-    monkeypatch.setattr(search, "SORTED_PANEL", matrix.shape[1] * 7)
+    monkeypatch.setattr(search, "PANEL", 5)
     assert everything() == whole
 
 

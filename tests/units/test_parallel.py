@@ -69,6 +69,15 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_beside_products_on_all_threads_only_compiled_parts_are_shared() -> None:
+    both = threading.Barrier(2, timeout=20)
+    with one_thread(wanted=False):
+        assert by_parts(lambda _: threading.get_ident(), [1, 2]) == [threading.get_ident()] * 2
+        callers = by_parts(lambda _: (both.wait(), threading.get_ident())[1], [1, 2], compiled=True)
+    assert len(set(callers)) == 2
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_parts_are_shared_with_the_threads_that_a_lone_fit_leaves_idle() -> None:
     """As above, the calls wait for each other; outside of a fit there is one thread."""
     both = threading.Barrier(2, timeout=20)
