@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import nested_gains, threshold_gains, threshold_ranks
-from binllm.binarization.search_output_errors import output_gains
+from binllm.binarization.search_errors import nested_gains, output_gains, threshold_gains
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
@@ -52,7 +51,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others[first] = False
     entries = _entries(searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]])))
     counts = np.tile(np.arange(1, most), (len(entries), 1))
-    best = _best(nested_gains, (entries, counts), 2)
+    best = _best(nested_gains, (entries, counts))
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -113,8 +112,9 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     thresholds = _quantiles(_ascending(present))
     entries = _entries(chosen)
     entries = np.take_along_axis(entries, np.abs(entries).argsort(1), 1)
-    ranks = threshold_ranks(np.abs(entries), _entries(thresholds))
-    return _split(searched, salient, thresholds[_best(nested_gains, (entries, ranks), 2)])
+    limits = torch.from_numpy(_entries(thresholds)).expand(len(entries), -1).contiguous()
+    below = torch.searchsorted(torch.from_numpy(np.abs(entries)), limits).numpy()
+    return _split(searched, salient, thresholds[_best(nested_gains, (entries, below))])
 
 
 def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float, Tensor]:

@@ -14,20 +14,16 @@ to date. Rows are independent, and no function holds Python's lock, so that thre
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from binllm.compiled import compiled
+
+PLANES = 4  # whose sum is a row split in two groups, see `output_gains`
 SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}  # what a compiler needs to know to add up with vector instructions
 
 
-@njit(nogil=True, cache=True, fastmath=SUMS_IN_ANY_ORDER)
-def group_gain(x: np.ndarray, total: float, order: int) -> float:
-    """``Σx² - Σ(x - x̂)²`` of one group.
-
-    Args:
-        x: (n,) float64.
-        total: Its sum.
-        order: Planes, 1 or 2.
-    """
+@compiled(fastmath=SUMS_IN_ANY_ORDER)
+def _second_order_gain(x: np.ndarray, total: float) -> float:
+    """``Σx² - Σ(x - x̂)²`` of one group (n,) with this sum."""
     n = len(x)
     if n == 0:
         return 0.0
@@ -40,26 +36,23 @@ def group_gain(x: np.ndarray, total: float, order: int) -> float:
         ties += deviation == 0
     scale = 2 * above / n
     gain = n * mean * mean + (n + ties) * scale * scale
-    if order == 2:
-        mean_left, spread, ties = scale * (n - 2 * more - ties) / n, 0.0, 0
-        for j in range(n):
-            deviation = x[j] - mean
-            left = (deviation - scale if deviation > 0 else (deviation + scale if deviation < 0 else 0.0)) - mean_left
-            spread += abs(left)
-            ties += left == 0
-        scale = spread / n
-        gain += n * mean_left * mean_left + (n + ties) * scale * scale
-    return gain
+    mean_left, spread, ties = scale * (n - 2 * more - ties) / n, 0.0, 0
+    for j in range(n):
+        deviation = x[j] - mean
+        left = (deviation - scale if deviation > 0 else (deviation + scale if deviation < 0 else 0.0)) - mean_left
+        spread += abs(left)
+        ties += left == 0
+    scale = spread / n
+    return gain + n * mean_left * mean_left + (n + ties) * scale * scale
 
 
-@njit(nogil=True, cache=True)
-def nested_gains(x: np.ndarray, cuts: np.ndarray, order: int) -> np.ndarray:
-    """How much less than ``Σx²`` the error of two groups is, the first entries of each row and the others.
+@compiled()
+def nested_gains(x: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """How much less than ``Σx²`` the second-order error of two groups is, the first entries of each row and the others.
 
     Args:
         x: (rows, width) float64.
         cuts: (rows, candidates) int64, the size of the first group, ascending in each row.
-        order: Planes of either group, 1 or 2.
 
     Returns:
         (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
@@ -72,34 +65,13 @@ def nested_gains(x: np.ndarray, cuts: np.ndarray, order: int) -> np.ndarray:
             cut = cuts[i, k]
             if cut != size:
                 first += row[max(size, 0) : cut].sum()
-                gain = group_gain(row[:cut], first, order) + group_gain(row[cut:], total - first, order)
+                gain = _second_order_gain(row[:cut], first) + _second_order_gain(row[cut:], total - first)
                 size = cut
             gains[k] += gain
     return gains
 
 
-@njit(nogil=True, cache=True)
-def threshold_ranks(magnitudes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many magnitudes of each row are below each threshold.
-
-    Args:
-        magnitudes: (rows, width) float64, ascending in each row.
-        thresholds: (candidates,) float64, ascending.
-
-    Returns:
-        (rows, candidates) int64.
-    """
-    ranks = np.empty((len(magnitudes), len(thresholds)), np.int64)
-    for i in range(len(magnitudes)):
-        rank = 0
-        for k in range(len(thresholds)):
-            while rank < magnitudes.shape[1] and magnitudes[i, rank] < thresholds[k]:
-                rank += 1
-            ranks[i, k] = rank
-    return ranks
-
-
-@njit(nogil=True, cache=True)
+@compiled()
 def _rank(row: np.ndarray, value: float, start: int) -> int:
     """How many of the ascending entries are below a value, looked for from ``start``."""
     while start < len(row) and row[start] < value:
@@ -109,7 +81,7 @@ def _rank(row: np.ndarray, value: float, start: int) -> int:
     return start
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _tied(row: np.ndarray, value: float, rank: int) -> int:
     """The rank after the ascending entries that equal a value of this rank."""
     while rank < len(row) and row[rank] == value:
@@ -117,21 +89,21 @@ def _tied(row: np.ndarray, value: float, rank: int) -> int:
     return rank
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _clip(rank: int, low: int, high: int) -> int:
     return min(max(rank, low), high)
 
 
-@njit(nogil=True, cache=True)
-def prefix_sums(row: np.ndarray) -> np.ndarray:
+@compiled()
+def _prefix_sums(row: np.ndarray) -> np.ndarray:
     """(width + 1,) for a row (width,): the sums of its first 0, 1, ..., width entries."""
     prefix = np.zeros(len(row) + 1)
     prefix[1:] = np.cumsum(row)
     return prefix
 
 
-@njit(nogil=True, cache=True)
-def advance(row: np.ndarray, threshold: float, small: np.ndarray) -> bool:
+@compiled()
+def _advance(row: np.ndarray, threshold: float, small: np.ndarray) -> bool:
     """Move on to the next threshold; returns whether that changes the groups.
 
     Args:
@@ -150,14 +122,14 @@ def advance(row: np.ndarray, threshold: float, small: np.ndarray) -> bool:
     return changes
 
 
-@njit(nogil=True, cache=True)
-def fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.ndarray, levels: np.ndarray) -> float:
+@compiled()
+def _fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.ndarray, levels: np.ndarray) -> float:
     """Mean and scale of small and large entries of an ascending row: an interval and the rest, each cut in two by its mean.
 
     Args:
         row: (width,) float64, ascending.
         prefix: Its prefix sums (width + 1,).
-        small: (2,) int64, see `advance`.
+        small: (2,) int64, see `_advance`.
         tied: (2, 2) int64, for small and large the first rank of an entry not below the mean and the first of one above it;
             brought up to date.
         levels: (2, 2) float64, overwritten: mean and scale of small, and of large; zeros where there is no entry.
@@ -188,7 +160,7 @@ def fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.nda
     return gain
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def threshold_gains(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How much less than ``Σx²`` the first-order error is of the entries with ``|x| < t`` and the others.
 
@@ -203,11 +175,112 @@ def threshold_gains(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray
     gains = np.zeros(len(thresholds))
     small, tied, levels = np.empty(2, np.int64), np.empty((2, 2), np.int64), np.empty((2, 2))
     for i in range(rows):
-        row, prefix = ascending[i], prefix_sums(ascending[i])
+        row, prefix = ascending[i], _prefix_sums(ascending[i])
         small[0], small[1], tied[:] = width, 0, 0
         gain = 0.0
         for k in range(len(thresholds)):
-            if advance(row, thresholds[k], small) or k == 0:
-                gain = fit_row(row, prefix, small, tied, levels)
+            if _advance(row, thresholds[k], small) or k == 0:
+                gain = _fit_row(row, prefix, small, tied, levels)
             gains[k] += gain
     return gains
+
+
+@compiled()
+def output_gains(
+    x: np.ndarray, order: np.ndarray, pull: np.ndarray, metric: np.ndarray, thresholds: np.ndarray
+) -> np.ndarray:
+    """How much less than ``x S xᵀ + 2 x c`` the first-order output error ``r S rᵀ + 2 r c``, r = x - x̂, is of such a split.
+
+    x̂ has four values in a row, here in the order small below its mean, small above it, large below, large above. It is the
+    sum of four planes, where plane p is 1 from the p-th of these values on (1/2 for an entry equal to its mean), times the
+    steps v between the values: ``x̂ = v P``. The error is ``x S xᵀ + 2 x c - 2 v P (S x + c) + v P S Pᵀ vᵀ``, so only
+    P (S x + c) and P S Pᵀ are asked for. They are kept from one threshold to the next, with the images P S: an entry that
+    changes alters one image, by a row of S, and rarely more.
+
+    Args:
+        x: (rows, width) float64.
+        order: (rows, width) int64, the columns of each row by ascending x.
+        pull: S x + c (rows, width) float64.
+        metric: S (width, width) float64, symmetric.
+        thresholds: t (candidates,) float64, not negative and ascending.
+
+    Returns:
+        (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
+    """
+    rows, width = x.shape
+    gains, ones_image = np.zeros(len(thresholds)), metric.sum(1)
+    small, tied, levels = np.empty(2, np.int64), np.empty((2, 2), np.int64), np.empty((2, 2))
+    place, images, products = np.empty(width), np.empty((PLANES, width)), np.empty((PLANES, PLANES))
+    pulled, spans = np.empty(PLANES), np.empty((4, 2), np.int64)
+    for i in range(rows):
+        row = x[i][order[i]]
+        prefix = _prefix_sums(row)
+        small[0], small[1], tied[:] = width, 0, 0
+        place[:], images[:], products[:], pulled[:] = 0, 0, 0, 0
+        images[0], products[0, 0], pulled[0] = ones_image, ones_image.sum(), pull[i].sum()
+        gain = 0.0
+        for k in range(len(thresholds)):
+            spans[:2, 0], spans[2:] = small, tied
+            if _advance(row, thresholds[k], small) or k == 0:
+                _fit_row(row, prefix, small, tied, levels)
+                _widen(spans, small, tied)
+                if k == 0:
+                    spans[0, 0], spans[0, 1] = 0, width
+                for s in range(len(spans)):
+                    for rank in range(spans[s, 0], spans[s, 1]):
+                        j = order[i, rank]
+                        old, new = float(place[j]), _place(rank, small, tied)
+                        for p in range(1, PLANES):
+                            step = _from_0_to_1(new - p + 1) - _from_0_to_1(old - p + 1)
+                            if step != 0:
+                                pulled[p] += step * pull[i, j]
+                                _add(step, j, p, images, products, metric)
+                        place[j] = new
+                gain = _gain(levels, products, pulled)
+            gains[k] += gain
+    return gains
+
+
+@compiled()
+def _widen(spans: np.ndarray, small: np.ndarray, tied: np.ndarray) -> None:
+    """Ranks (4, 2) between where bounds of groups and means were and where they are: only these entries can have changed."""
+    for g in range(2):
+        spans[g, 0], spans[g, 1] = min(spans[g, 0], small[g]), max(spans[g, 0], small[g])
+        spans[2 + g, 0], spans[2 + g, 1] = min(spans[2 + g, 0], tied[g, 0]), max(spans[2 + g, 1], tied[g, 1])
+
+
+@compiled()
+def _place(rank: int, small: np.ndarray, tied: np.ndarray) -> float:
+    """Which of the four values stands for the entry of a rank, counted from 0; half way between two at the mean."""
+    large = 0 if min(small[0], small[1]) <= rank < small[1] else 1
+    above = 0.0 if rank < tied[large, 0] else (1.0 if rank >= tied[large, 1] else 0.5)
+    return 2 * large + above
+
+
+@compiled()
+def _from_0_to_1(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+@compiled(inline="always")
+def _add(step: float, j: int, p: int, images: np.ndarray, products: np.ndarray, metric: np.ndarray) -> None:
+    """Add to entry j of plane p: what that makes of images P S and products P S Pᵀ."""
+    products[p, p] += step * step * metric[j, j]
+    for q in range(PLANES):
+        products[p, q] += step * images[q, j]
+        products[q, p] += step * images[q, j]
+    for t in range(len(metric)):
+        images[p, t] += step * metric[j, t]
+
+
+@compiled()
+def _gain(levels: np.ndarray, products: np.ndarray, pulled: np.ndarray) -> float:
+    """``2 v P (S x + c) - v P S Pᵀ vᵀ`` for means and scales (2, 2) of small and large."""
+    (mean, scale), (large_mean, large_scale) = levels
+    steps = mean - scale, 2 * scale, large_mean - large_scale - mean - scale, 2 * large_scale
+    gain = 0.0
+    for p in range(PLANES):
+        gain += 2 * steps[p] * pulled[p]
+        for q in range(PLANES):
+            gain -= steps[p] * steps[q] * products[p, q]
+    return gain
