@@ -27,8 +27,8 @@ class _Idle(threading.local):
 
     Attributes:
         count: Those that take parts of what torch does.
-        others: All but the calling one.
-        pool: All but the calling one.
+        others: All but the calling one, which take parts of compiled loops.
+        pool: Runs them.
     """
 
     count = 0

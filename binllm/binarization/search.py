@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import nested_gains, output_gains, threshold_gains
+from binllm.binarization.search_errors import nested_errors, output_gains, threshold_gains
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-EQUAL = 1e-13  # relative difference that rounding can make: groups of two entries leave no error, however they are cut
+EQUAL = 1e-13  # relative difference that rounding can make
 PANEL = 32  # rows that a thread takes at once
 
 
@@ -51,7 +51,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others[first] = False
     entries = _entries(searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]])))
     counts = np.tile(np.arange(1, most), (len(entries), 1))
-    best = _best(nested_gains, (entries, counts))
+    best = _first_nested(entries, counts)
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -67,7 +67,7 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     """
     thresholds = _plain_thresholds(searched, salient)
     ascending = _entries(_ascending(searched.index_select(1, (~salient).nonzero()[:, 0])))
-    best = _best(threshold_gains, (ascending,), _entries(thresholds))
+    best = _first(-_over_rows(threshold_gains, (ascending,), _entries(thresholds)))
     return _split(searched, ~salient, thresholds[best])
 
 
@@ -88,7 +88,7 @@ def split_plain_by_inputs(
     s = metric.double()[:, ~salient]
     plain, pull = _entries(searched[:, ~salient]), _entries(left @ s)
     rows = plain, plain.argsort(1), pull
-    best = _best(output_gains, rows, _entries(s[~salient]), _entries(thresholds))
+    best = _first(-_over_rows(output_gains, rows, _entries(s[~salient]), _entries(thresholds)))
     return _split(searched, ~salient, thresholds[best])
 
 
@@ -114,7 +114,7 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     entries = np.take_along_axis(entries, np.abs(entries).argsort(1), 1)
     limits = torch.from_numpy(_entries(thresholds)).expand(len(entries), -1).contiguous()
     below = torch.searchsorted(torch.from_numpy(np.abs(entries)), limits).numpy()
-    return _split(searched, salient, thresholds[_best(nested_gains, (entries, below))])
+    return _split(searched, salient, thresholds[_first_nested(entries, below)])
 
 
 def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float, Tensor]:
@@ -149,10 +149,20 @@ def _entries(values: Tensor) -> np.ndarray:
     return values.detach().to("cpu", torch.float64).contiguous().numpy()
 
 
-def _best(gains: Callable[..., np.ndarray], rows: tuple[np.ndarray, ...], *others: Any) -> int:
-    """The first candidate of largest gain but for rounding, summed over the rows; idle threads take panels of them."""
+def _over_rows(errors: Callable[..., np.ndarray], rows: tuple[np.ndarray, ...], *others: Any) -> np.ndarray:
+    """Errors or gains (candidates,), summed over the rows; idle threads take panels of them."""
     panels = [slice(start, start + PANEL) for start in range(0, len(rows[0]), PANEL)]
-    found = by_parts(lambda panel: gains(*(array[panel] for array in rows), *others), panels, compiled=True)
-    total = np.nan_to_num(sum(found), nan=-np.inf)
-    largest = total.max()
-    return int((total >= largest - EQUAL * abs(largest)).argmax())
+    found = by_parts(lambda panel: errors(*(array[panel] for array in rows), *others), panels, compiled=True)
+    return np.sum(found, axis=0)
+
+
+def _first(errors: np.ndarray) -> int:
+    """The first least error; the first of all where none is below infinity (published)."""
+    return int(np.nan_to_num(errors, nan=np.inf).argmin())
+
+
+def _first_nested(entries: np.ndarray, cuts: np.ndarray) -> int:
+    """The first least second-order error but for rounding: groups of two entries leave no error, however they are cut."""
+    errors = _over_rows(nested_errors, (entries, cuts))
+    least, energy = errors.min(), float(np.vdot(entries, entries))
+    return _first(np.where(errors <= least * (1 + EQUAL) + EQUAL**2 * energy, least, errors))

@@ -7,8 +7,9 @@ With x the entries of a group in one output row, n of them, m their mean, and z 
 
 and sign(0) = 0, as in the published code. Deviations from a mean cancel, so that n s is twice the sum of those above it.
 
-From one candidate to the next few entries change: every function goes through a row's candidates in order and brings sums up
-to date. Rows are independent, and no function holds Python's lock, so that threads can share the rows. All is float64.
+From one threshold to the next few entries change: a row's thresholds are gone through in order, and sums brought up to date.
+Second-order errors are computed anew for every candidate. Rows are independent, and no function holds Python's lock, so that
+threads can share the rows. All is float64.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}  # what a compiler needs to k
 
 
 @compiled(fastmath=SUMS_IN_ANY_ORDER)
-def _second_order_gain(x: np.ndarray, total: float) -> float:
-    """``Σx² - Σ(x - x̂)²`` of one group (n,) with this sum."""
+def _second_order_error(x: np.ndarray, total: float) -> float:
+    """``Σ(x - x̂)²`` of one group (n,) with this sum; itself, and no difference, since one entry can outweigh all others."""
     n = len(x)
     if n == 0:
         return 0.0
@@ -35,40 +36,40 @@ def _second_order_gain(x: np.ndarray, total: float) -> float:
         more += deviation > 0
         ties += deviation == 0
     scale = 2 * above / n
-    gain = n * mean * mean + (n + ties) * scale * scale
-    mean_left, spread, ties = scale * (n - 2 * more - ties) / n, 0.0, 0
+    mean_left, spread, square, ties = scale * (n - 2 * more - ties) / n, 0.0, 0.0, 0
     for j in range(n):
         deviation = x[j] - mean
         left = (deviation - scale if deviation > 0 else (deviation + scale if deviation < 0 else 0.0)) - mean_left
         spread += abs(left)
+        square += left * left
         ties += left == 0
     scale = spread / n
-    return gain + n * mean_left * mean_left + (n + ties) * scale * scale
+    return square - (n + ties) * scale * scale
 
 
 @compiled()
-def nested_gains(x: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """How much less than ``Σx²`` the second-order error of two groups is, the first entries of each row and the others.
+def nested_errors(x: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Second-order errors of two groups, the first entries of each row and the others.
 
     Args:
         x: (rows, width) float64.
         cuts: (rows, candidates) int64, the size of the first group, ascending in each row.
 
     Returns:
-        (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
+        (candidates,) float64, the sums over all rows.
     """
-    gains = np.zeros(cuts.shape[1])
+    errors = np.zeros(cuts.shape[1])
     for i in range(len(x)):
         row, total = x[i], x[i].sum()
-        first, size, gain = 0.0, -1, 0.0
+        first, size, error = 0.0, -1, 0.0
         for k in range(cuts.shape[1]):
             cut = cuts[i, k]
             if cut != size:
                 first += row[max(size, 0) : cut].sum()
-                gain = _second_order_gain(row[:cut], first) + _second_order_gain(row[cut:], total - first)
+                error = _second_order_error(row[:cut], first) + _second_order_error(row[cut:], total - first)
                 size = cut
-            gains[k] += gain
-    return gains
+            errors[k] += error
+    return errors
 
 
 @compiled()
@@ -195,7 +196,7 @@ def output_gains(
     sum of four planes, where plane p is 1 from the p-th of these values on (1/2 for an entry equal to its mean), times the
     steps v between the values: ``x̂ = v P``. The error is ``x S xᵀ + 2 x c - 2 v P (S x + c) + v P S Pᵀ vᵀ``, so only
     P (S x + c) and P S Pᵀ are asked for. They are kept from one threshold to the next, with the images P S: an entry that
-    changes alters one image, by a row of S, and rarely more.
+    changes alters one image or two, by a row of S.
 
     Args:
         x: (rows, width) float64.
@@ -252,7 +253,7 @@ def _widen(spans: np.ndarray, small: np.ndarray, tied: np.ndarray) -> None:
 @compiled()
 def _place(rank: int, small: np.ndarray, tied: np.ndarray) -> float:
     """Which of the four values stands for the entry of a rank, counted from 0; half way between two at the mean."""
-    large = 0 if min(small[0], small[1]) <= rank < small[1] else 1
+    large = 0 if small[0] <= rank < small[1] else 1
     above = 0.0 if rank < tied[large, 0] else (1.0 if rank >= tied[large, 1] else 0.5)
     return 2 * large + above
 

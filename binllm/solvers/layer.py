@@ -146,9 +146,8 @@ class _Walk:
         fitted = self._dense(block) if keeps else self._fit(block, span, start, metric, running)
         self.blocks.append(block)
         if self.solver.feedback is not Feedback.none:
-            error, drifted = start - fitted, running.correction()
-            if drifted is not None:
-                error += drifted.T
+            drifted = running.correction()
+            error = (start if drifted is None else start + drifted.T.to(start.dtype)) - fitted
             self.errors[span] = self._felt(own, error, upper).T - self.errors[span]
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]

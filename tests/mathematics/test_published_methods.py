@@ -12,7 +12,7 @@ from torch import Tensor
 from binllm.binarization.uniform import clipped_grid, grid
 from binllm.objectives import Objective, OutputAlign, WeightAlign
 from binllm.plan import Plan
-from binllm.solvers import Solution, solve
+from binllm.solvers import Rounding, Solution, solve
 
 LAYER = sample(Kind(6, 44, 60))
 OBJECTIVES: dict[str, Objective] = {"weight_align": WeightAlign(), "output_align": OutputAlign(alpha=0.25)}
@@ -84,3 +84,14 @@ def test_a_clipped_grid_leaves_no_more_error_than_the_full_one(bits: int) -> Non
         errors.append(((level - zero) * scale - weight).abs().pow(2.4).sum(0))
     assert bool((errors[1] <= errors[0]).all())
     assert float(errors[1].sum()) < 0.97 * float(errors[0].sum())
+
+
+def test_a_solver_that_keeps_codes_is_not_asked_for_a_fit() -> None:
+    class Keeping(Rounding):
+        def fit(self, block: object, quadratic: object) -> None:
+            raise AssertionError
+
+    binarization = PUBLISHED["billm"][0]
+    problem = Plan(WeightAlign(), binarization, Keeping()).problem(WeightAlign(), LAYER.weight, LAYER.statistics())
+    found = solve(problem, binarization, Keeping())
+    assert found.trace[0] == found.trace[-1]

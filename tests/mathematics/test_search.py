@@ -91,7 +91,7 @@ def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
     assert torch.equal(found[1], large)
 
 
-def literal_gains(matrix: Tensor, masks: list[Tensor], order: int) -> Tensor:
+def literal_gains(matrix: Tensor, masks: list[Tensor], order: int = 2) -> Tensor:
     """By how much binarizing what is inside and outside of each mask lowers Σx²."""
     left = [matrix - oracles.billm(matrix, mask, order) - oracles.billm(matrix, ~mask, order) for mask in masks]
     return matrix.square().sum() - torch.stack([one.square().sum() for one in left])
@@ -105,15 +105,15 @@ def close(found: np.ndarray, expected: Tensor, scale: Tensor) -> None:
 def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
     matrix, counts = problem(*case)[0].double(), [1, 2, 7, case[2] - 1]
     masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in counts]
-    found = search_errors.nested_gains(matrix.numpy(), np.tile(counts, (len(matrix), 1)))
-    close(found, literal_gains(matrix, masks, 2), matrix.square().sum())
+    found = search_errors.nested_errors(matrix.numpy(), np.tile(counts, (len(matrix), 1)))
+    energy = matrix.square().sum()
+    close(found, energy - literal_gains(matrix, masks), energy)
 
 
 def test_an_entry_that_equals_its_mean_has_no_sign() -> None:
     """Of -1, -1, 0, 2 the third does: one plane leaves 0, 0, 0, 1, and a second one 1/8, 1/8, 1/8, 3/8."""
     matrix = np.array([[-1.0, -1, 0, 2, 5]])
-    found = search_errors.nested_gains(matrix, np.array([[4]]))
-    assert np.square(matrix).sum() - found[0] == pytest.approx(3 / 16)
+    assert search_errors.nested_errors(matrix, np.array([[4]]))[0] == pytest.approx(3 / 16)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -268,6 +268,22 @@ def test_a_matrix_of_zeros_has_one_salient_column_and_no_threshold() -> None:
     for threshold, large in (search.split_plain(zeros, salient), search.split_salient(zeros, salient)):
         assert threshold == 0
         assert large.any()  # an entry equal to the threshold is large
+
+
+@pytest.mark.parametrize("exponent", [6, 8, 12])
+def test_a_column_that_outweighs_all_others_hides_no_error(exponent: int) -> None:
+    matrix = torch.randn(32, 128, generator=generator(exponent)).square()
+    matrix[:, 0] *= 10.0**exponent
+    assert torch.equal(search.salient_columns(matrix, MOST), oracles.salient_columns(matrix.double(), MOST))
+
+
+def test_of_thresholds_that_leave_no_error_the_first_is_taken() -> None:
+    """Two planes give two entries exactly, in whatever groups they are."""
+    salient = torch.tensor([True, True, False, False])
+    for seed in range(60):
+        matrix = torch.randn(50, 4, generator=generator(seed))
+        first = oracles.quantiles(matrix[:, :2].abs())[0]
+        assert search.split_salient(matrix, salient)[0] == pytest.approx(float(first), rel=1e-6)
 
 
 def test_a_given_ranking_says_which_columns_come_first() -> None:
