@@ -20,7 +20,6 @@ from binllm.binarization.search_errors import nested_errors, output_gains, thres
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-EQUAL = 1e-13  # relative difference that rounding can make
 PANEL = 32  # rows that a thread takes at once
 
 
@@ -51,7 +50,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others[first] = False
     entries = _entries(searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]])))
     counts = np.tile(np.arange(1, most), (len(entries), 1))
-    best = _first_nested(entries, counts)
+    best = _first(_over_rows(nested_errors, (entries, counts)))
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -114,7 +113,7 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     entries = np.take_along_axis(entries, np.abs(entries).argsort(1), 1)
     limits = torch.from_numpy(_entries(thresholds)).expand(len(entries), -1).contiguous()
     below = torch.searchsorted(torch.from_numpy(np.abs(entries)), limits).numpy()
-    return _split(searched, salient, thresholds[_first_nested(entries, below)])
+    return _split(searched, salient, thresholds[_first(_over_rows(nested_errors, (entries, below)))])
 
 
 def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float, Tensor]:
@@ -159,10 +158,3 @@ def _over_rows(errors: Callable[..., np.ndarray], rows: tuple[np.ndarray, ...], 
 def _first(errors: np.ndarray) -> int:
     """The first least error; the first of all where none is below infinity (published)."""
     return int(np.nan_to_num(errors, nan=np.inf).argmin())
-
-
-def _first_nested(entries: np.ndarray, cuts: np.ndarray) -> int:
-    """The first least second-order error but for rounding: groups of two entries leave no error, however they are cut."""
-    errors = _over_rows(nested_errors, (entries, cuts))
-    least, energy = errors.min(), float(np.vdot(entries, entries))
-    return _first(np.where(errors <= least * (1 + EQUAL) + EQUAL**2 * energy, least, errors))
