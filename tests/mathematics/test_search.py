@@ -7,79 +7,21 @@ the searches are in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import oracles
 import pytest
 import torch
 from helpers import generator
+from search_cases import CASES, MOST, ROUNDED_CASES, SHAPES, metric, problem
 from torch import Tensor
 
-from binllm.binarization import search, search_errors
+from binllm.binarization import search
 from binllm.golden.files import Case, GoldenFile
 
-MOST = 50
 FOLDER = Path(__file__).parent.parent / "golden"
 GOLDEN, BINARIZERS = (GoldenFile.read(FOLDER / f"{name}.safetensors") for name in ("search", "binarizers"))
-SHAPES = ((24, 128), (40, 64), (17, 100))
 Split = tuple[float, Tensor]
-
-
-def heavy(n_out: int, width: int, seed: int) -> Tensor:
-    """Student's t with 4 degrees of freedom, rows and columns of different strength, float32."""
-    source = generator(seed)
-    chi = torch.randn(4, n_out, width, generator=source).square().mean(0).sqrt()
-    strength = 0.02 * torch.randn(width, generator=source).exp() * torch.randn(n_out, 1, generator=source).exp().sqrt()
-    return torch.randn(n_out, width, generator=source) / chi * strength
-
-
-def hessian(weight: Tensor) -> Tensor:
-    """The salience map w² / d², d the diagonal of some factor."""
-    return weight.square() / torch.randn(weight.shape[1], generator=generator(1)).exp().square()
-
-
-def holes(weight: Tensor) -> Tensor:
-    """Exact zeros: a third of the entries, a row and a column."""
-    weight = weight * (torch.rand(weight.shape, generator=generator(2)) > 0.3)
-    weight[1], weight[:, 2] = 0, 0
-    return weight
-
-
-KINDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "magnitude": lambda weight: weight,
-    "hessian": hessian,
-    "holes": holes,
-    "hessian_holes": lambda weight: hessian(holes(weight)),
-    "bfloat16": lambda weight: weight.bfloat16().float(),  # means that are entries
-    "few_values": lambda weight: (weight * 100).round().clamp(-3, 3),
-    "sparse": lambda weight: weight * (torch.rand(weight.shape, generator=generator(3)) > 0.97),
-    "one_column": lambda weight: weight * torch.eye(1, weight.shape[1]),
-    "far_from_0": lambda weight: weight + 1,
-    "tiny": lambda weight: weight * 1e-18,
-    "huge": lambda weight: weight * 1e15,
-}
-CASES = [(kind, *shape, seed) for kind in KINDS for seed, shape in enumerate(SHAPES)] + [("magnitude", 64, 128, 3)]
-# With few values second-order residuals equal their mean, which rounding hides from any but exact arithmetic.
-ROUNDED_CASES = [case for case in CASES if case[0] != "few_values"]
-
-
-@cache
-def problem(kind: str, n_out: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """M, and which of its columns the oracle finds salient."""
-    matrix = KINDS[kind](heavy(n_out, width, seed))
-    salient = torch.zeros(width, dtype=torch.bool)
-    salient[oracles.salient_columns(matrix, MOST)] = True
-    return matrix, salient
-
-
-def metric(width: int, seed: int) -> Tensor:
-    """Second moments of correlated inputs with a channel of large ones."""
-    mix = torch.eye(width) + torch.randn(width, width, generator=generator(seed)) / width**0.5
-    mix[:, 3] *= 20
-    tokens = torch.randn(300, width, generator=generator(seed + 1)) @ mix
-    return tokens.T @ tokens
 
 
 def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
@@ -89,57 +31,6 @@ def agree(found: Split, oracle: Callable[[torch.dtype], Split]) -> None:
         threshold, large = oracle(torch.float64)
     assert found[0] == pytest.approx(threshold, rel=1e-6)
     assert torch.equal(found[1], large)
-
-
-def literal_gains(matrix: Tensor, masks: list[Tensor], order: int = 2) -> Tensor:
-    """By how much binarizing what is inside and outside of each mask lowers Σx²."""
-    left = [matrix - oracles.billm(matrix, mask, order) - oracles.billm(matrix, ~mask, order) for mask in masks]
-    return matrix.square().sum() - torch.stack([one.square().sum() for one in left])
-
-
-def close(found: np.ndarray, expected: Tensor, scale: Tensor) -> None:
-    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-9, atol=1e-12 * float(scale))
-
-
-@pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
-def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
-    matrix, counts = problem(*case)[0].double(), [1, 2, 7, case[2] - 1]
-    masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in counts]
-    found = search_errors.nested_errors(matrix.numpy(), np.tile(counts, (len(matrix), 1)))
-    energy = matrix.square().sum()
-    close(found, energy - literal_gains(matrix, masks), energy)
-
-
-def test_an_entry_that_equals_its_mean_has_no_sign() -> None:
-    """Of -1, -1, 0, 2 the third does: one plane leaves 0, 0, 0, 1, and a second one 1/8, 1/8, 1/8, 3/8."""
-    matrix = np.array([[-1.0, -1, 0, 2, 5]])
-    assert search_errors.nested_errors(matrix, np.array([[4]]))[0] == pytest.approx(3 / 16)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
-    matrix = problem(*case)[0].double()
-    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
-    left = [matrix.abs() >= threshold for threshold in thresholds]
-    expected, energy = literal_gains(matrix, left, 1), matrix.square().sum()
-    close(search_errors.threshold_gains(matrix.sort(1).values.numpy(), thresholds.numpy()), expected, energy)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_output_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
-    matrix, s = problem(*case)[0].double(), metric(case[2], case[3]).double()
-    cross = torch.randn(matrix.shape, dtype=torch.float64, generator=generator(9)) * matrix.std() * s.diagonal().max()
-    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
-
-    def error(left: Tensor) -> Tensor:
-        return ((left @ s + 2 * cross) * left).sum()
-
-    masks = [matrix.abs() >= threshold for threshold in thresholds]
-    left = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
-    arguments = matrix, matrix.argsort(1), matrix @ s + cross, s, thresholds
-    found = search_errors.output_gains(*(tensor.numpy() for tensor in arguments))
-    scale = ((matrix.abs() @ s.abs() + 2 * cross.abs()) * matrix.abs()).sum()
-    close(found, error(matrix) - torch.stack([error(one) for one in left]), scale)
 
 
 @pytest.mark.parametrize("count", [1, 2, 11, 72 * 41])

@@ -1,0 +1,64 @@
+"""The compiled errors of all candidates against literal oracles, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from helpers import generator
+from search_cases import CASES, ROUNDED_CASES, metric, problem
+from torch import Tensor
+
+from binllm.binarization import search_errors
+
+
+def literal_gains(matrix: Tensor, masks: list[Tensor], order: int = 2) -> Tensor:
+    """By how much binarizing what is inside and outside of each mask lowers Σx²."""
+    left = [matrix - oracles.billm(matrix, mask, order) - oracles.billm(matrix, ~mask, order) for mask in masks]
+    return matrix.square().sum() - torch.stack([one.square().sum() for one in left])
+
+
+def close(found: np.ndarray, expected: Tensor, scale: Tensor) -> None:
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-9, atol=1e-12 * float(scale))
+
+
+@pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
+def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
+    matrix, counts = problem(*case)[0].double(), [1, 2, 7, case[2] - 1]
+    masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in counts]
+    found = search_errors.nested_errors(matrix.numpy(), np.tile(counts, (len(matrix), 1)))
+    energy = matrix.square().sum()
+    close(found, energy - literal_gains(matrix, masks), energy)
+
+
+def test_an_entry_that_equals_its_mean_has_no_sign() -> None:
+    """Of -1, -1, 0, 2 the third does: one plane leaves 0, 0, 0, 1, and a second one 1/8, 1/8, 1/8, 3/8."""
+    matrix = np.array([[-1.0, -1, 0, 2, 5]])
+    assert search_errors.nested_errors(matrix, np.array([[4]]))[0] == pytest.approx(3 / 16)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
+    matrix = problem(*case)[0].double()
+    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
+    left = [matrix.abs() >= threshold for threshold in thresholds]
+    expected, energy = literal_gains(matrix, left, 1), matrix.square().sum()
+    close(search_errors.threshold_gains(matrix.sort(1).values.numpy(), thresholds.numpy()), expected, energy)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
+    matrix, s = problem(*case)[0].double(), metric(case[2], case[3]).double()
+    cross = torch.randn(matrix.shape, dtype=torch.float64, generator=generator(9)) * matrix.std() * s.diagonal().max()
+    thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
+
+    def error(left: Tensor) -> Tensor:
+        return ((left @ s + 2 * cross) * left).sum()
+
+    masks = [matrix.abs() >= threshold for threshold in thresholds]
+    left = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
+    arguments = matrix, matrix.argsort(1), matrix @ s + cross, s, thresholds
+    found = search_errors.output_gains(*(tensor.numpy() for tensor in arguments))
+    scale = ((matrix.abs() @ s.abs() + 2 * cross.abs()) * matrix.abs()).sum()
+    close(found, error(matrix) - torch.stack([error(one) for one in left]), scale)
