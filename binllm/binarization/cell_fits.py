@@ -1,7 +1,8 @@
 """The published fits of a block that is partitioned into cells: BiLLM, ARB, ARB-X and ARB-RC (2402.04291, 2410.03129).
 
-Every fit treats the cells one by one, each on the columns where it has entries, so that a few salient columns cost little;
-all rows of a cell are fitted at once. Tensors are transposed: a target is Wᵀ (width, n_out).
+Every fit treats the cells one by one, each on the columns where it has entries, so that a few salient columns cost little.
+Tensors are transposed: a target is Wᵀ (width, n_out). The fits of BiLLM and ARB are compiled and run on the CPU, see
+`binllm.binarization.row_fits`; the others fit all rows of a cell at once, where the tensors are.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from binllm.binarization.cells import Cells
+from binllm.binarization.row_fits import EMPTY, columns_of_cells, fit_rows
 from binllm.parallel import by_parts
 
 Result = TypeVar("Result")
 
-EMPTY = 1e-8  # added to denominators that are zero where a row or a column has no signs, as in the published code
-
-_Fit = tuple[list[Tensor], Tensor, list[Tensor]]  # signs (k, n_out) of each plane, mean (n_out,), scales (n_out,)
+PANEL = 64  # output rows that a thread takes at once
 
 
 def fit_moments(cells: Cells, target: Tensor) -> None:
@@ -36,7 +37,7 @@ def fit_moments(cells: Cells, target: Tensor) -> None:
     Raises:
         ValueError: The cells have column scales.
     """
-    _fit_means(cells, target, _moments)
+    _fit_means(cells, target, iterations=0)
 
 
 def fit_alternating(cells: Cells, target: Tensor, iterations: int) -> None:
@@ -52,7 +53,7 @@ def fit_alternating(cells: Cells, target: Tensor, iterations: int) -> None:
     Raises:
         ValueError: The cells have column scales.
     """
-    _fit_means(cells, target, partial(_alternating, iterations=iterations))
+    _fit_means(cells, target, iterations)
 
 
 def fit_row_column(cells: Cells, target: Tensor, iterations: int) -> None:
@@ -160,46 +161,17 @@ def _means(cells: Cells) -> Tensor:
     return cells.mean
 
 
-def _fit_means(cells: Cells, target: Tensor, rule: Callable[[_Part], _Fit]) -> None:
-    """Fit every cell by a rule and write the results."""
-    mean, cells.signs = _means(cells), torch.zeros_like(cells.signs)
-    for cell, own, (planes, mean[cell], scales) in _of_all(cells, target, rule):
-        for p, plane in enumerate(planes):
-            cells.signs[p].index_add_(0, own, plane.to(torch.int8))
-            cells.row_scale[p, cell] = scales[p]
-
-
-def _moments(part: _Part) -> _Fit:
-    """BiLLM's fit of one cell."""
-    rest, mean = part.target, torch.zeros_like(part.count)
-    planes, scales = [], []
-    for p in range(part.order):
-        if p > 0:
-            rest = rest - planes[0] * scales[0]
-        shift = rest.sum(0) / part.count
-        rest = (rest - shift).mul_(part.mask)
-        mean += shift
-        planes.append(rest.sign())
-        scales.append(rest.abs().sum(0) / part.count)
-    return planes, mean, scales
-
-
-def _alternating(part: _Part, iterations: int) -> _Fit:
-    """ARB's fit of one cell."""
-    planes, mean, scales = _moments(part)
-    total = part.target.sum(0)
-    for _ in range(iterations):
-        held = sum(scale * plane.sum(0) for scale, plane in zip(scales, planes, strict=True))
-        mean = (total - held) / part.count
-        centred = (part.target - mean).mul_(part.mask)
-        for p, plane in enumerate(planes):
-            rest = centred if part.order == 1 else centred - scales[1 - p] * planes[1 - p]
-            scales[p] = _dot(plane, rest) / (_dot(plane, plane) + EMPTY)
-        if part.order == 1:
-            planes = [centred.sign_()]
-        else:
-            planes = [signs.mul_(part.mask) for signs in nearest_signs(centred, *scales)]
-    return planes, mean, scales
+def _fit_means(cells: Cells, target: Tensor, iterations: int) -> None:
+    """BiLLM's fit of every cell, then rounds of ARB's; idle threads take panels of rows."""
+    _means(cells)
+    cell, own = cells.cell.cpu().numpy(), target.detach().cpu().contiguous().numpy()
+    signs, mean = np.zeros((2, *cell.shape), np.int8), np.zeros((len(cells.orders), cell.shape[1]), own.dtype)
+    scale, orders = np.zeros((2, *mean.shape), own.dtype), np.array(cells.orders)
+    present = columns_of_cells(cell, len(orders))
+    rows = [(start, min(start + PANEL, cell.shape[1])) for start in range(0, cell.shape[1], PANEL)]
+    fitted = signs, mean, scale
+    by_parts(lambda own_rows: fit_rows(own, cell, present, orders, iterations, own_rows, *fitted), rows, compiled=True)
+    cells.signs, cells.mean, cells.row_scale = (torch.from_numpy(array).to(target.device) for array in fitted)
 
 
 def _equations(
