@@ -220,8 +220,9 @@ def target_of(weight: Tensor, metric: Tensor, inputs: Tensor | None = None) -> T
     """A block that is a whole layer; no ridge, and the identity's factor where the inputs have none."""
     inputs = metric if inputs is None else inputs
     factor = factorise(inputs.double(), 0.01)
-    upper, limits = factor.inverse_upper().to(weight.dtype), torch.stack(weight.aminmax(dim=1))
-    return Target(weight, metric, inputs, upper, lambda: factor.variance().to(weight.dtype), limits)
+    upper = factor.inverse_upper().to(weight.dtype)
+    variance, limits = lambda: factor.variance().to(weight.dtype), lambda: torch.stack(weight.aminmax(dim=1))
+    return Target(weight, metric, inputs, upper, variance, limits)
 
 
 def random_block(binarization: str, shape: str, seed: int) -> tuple[Block, BlockQuadratic]:

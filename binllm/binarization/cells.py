@@ -113,10 +113,10 @@ class Cells:
             A copy that shares all tensors but the signs.
         """
         signs = self.signs.clone()
-        signs[0] += signs[0] == 0
+        signs[0] |= 1  # of -1, 0 and 1 this changes the 0 only
         for cell, order in enumerate(self.orders):
             if order == 2:
-                signs[1] += (signs[1] == 0) & (self.cell == cell)
+                signs[1] |= (self.cell == cell).view(torch.int8)
         return replace(self, signs=signs)
 
     def _scaled_columns(self, signs: Tensor, plane: int, cell: int) -> Tensor:

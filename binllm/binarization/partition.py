@@ -130,7 +130,7 @@ class Partition:
         columns, residual_columns = _column_scales(blocks, salient) if self.column_scale else (None, None)
         return BinaryCode(
             signs=signs[0].T.contiguous(),
-            group=torch.where(cell >= PLAIN, cell - PLAIN, cell).T.contiguous(),
+            group=(cell & 1).T.contiguous(),  # small or large, plain or salient
             row_scale=torch.stack([block.row_scale[0].T for block in blocks], 1).contiguous(),
             column_scale=columns,
             row_mean=torch.stack(means, 1).contiguous() if means else None,

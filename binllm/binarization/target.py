@@ -21,7 +21,7 @@ class Target:
         upper: U_bb (width, width), the block of the upper Cholesky factor of the layer's ``S⁻¹ = UᵀU``, S with its ridge.
             ``1 / U_jj²`` is the variance of column j's input given the later columns.
         variance: Gives the diagonal (width,) of the layer's ``S⁻¹``; a function, because it takes a whole inverse.
-        limits: (2, n_out) smallest and largest weight of each row of the whole layer.
+        limits: Gives the smallest and the largest weight of each row of the whole layer (2, n_out).
     """
 
     weight: Tensor
@@ -29,9 +29,10 @@ class Target:
     inputs: Tensor
     upper: Tensor
     variance: Callable[[], Tensor]
-    limits: Tensor
+    limits: Callable[[], Tensor]
 
     def to(self, dtype: torch.dtype) -> Target:
         """The same in another precision."""
         tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, variance=lambda: self.variance().to(dtype))
+        functions = {"variance": lambda: self.variance().to(dtype), "limits": lambda: self.limits().to(dtype)}
+        return replace(self, **tensors, **functions)

@@ -87,5 +87,5 @@ def _target(case: Case, method: Method) -> Target:
         inputs=metric,
         upper=upper,
         variance=lambda: upper.square().sum(0),
-        limits=torch.stack(weight.aminmax(dim=1)),
+        limits=lambda: torch.stack(weight.aminmax(dim=1)),
     )

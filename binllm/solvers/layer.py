@@ -118,15 +118,17 @@ class _Walk:
 
     def greedy(self) -> Tensor:
         """One pass from left to right with error feedback; returns Ŵ (n_out, n_in)."""
-        limits = torch.stack(self.problem.weight.aminmax(dim=1))
         drift = None if self.problem.drift is None else self.factor.correction(self.problem.drift)
         variance = cache(self.factor.variance)
+        limits = cache(lambda: torch.stack(self.problem.weight.aminmax(dim=1)))
         for span in self.spans:
             self._greedy_block(span, limits, drift, variance)
         self.dense = self._fill(self.errors.T)
         return self.dense
 
-    def _greedy_block(self, span: slice, limits: Tensor, drift: Tensor | None, variance: Callable[[], Tensor]) -> None:
+    def _greedy_block(
+        self, span: slice, limits: Callable[[], Tensor], drift: Tensor | None, variance: Callable[[], Tensor]
+    ) -> None:
         """Fit the next block, and put its error down."""
         panels = self.factor.panels
         panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
@@ -185,8 +187,14 @@ class _Walk:
         start, n_out = len(panel) - panel.shape[1], self.errors.shape[1]
         if start == 0 or self.solver.feedback is Feedback.none:
             return self.errors.new_zeros(panel.shape[1], n_out)
-        products = by_parts(lambda columns: columns.T @ self.errors[:start], panel[:start].chunk(2, dim=1))
-        return torch.linalg.solve_triangular(panel[start:].T, torch.cat(products), upper=False)
+        carried, half = self.errors.new_empty(panel.shape[1], n_out), n_out // 2
+
+        def carry(rows: slice) -> None:
+            product = torch.mm(panel[:start].T, self.errors[:start, rows], out=carried[:, rows])
+            carried[:, rows] = torch.linalg.solve_triangular(panel[start:].T, product, upper=False)
+
+        by_parts(carry, [slice(half), slice(half, n_out)])
+        return carried
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
         """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
