@@ -80,7 +80,8 @@ class Partial:
         count = max(1, round(self.share * w.numel()))
         salient = torch.zeros_like(w, dtype=torch.bool)
         salient.flatten()[importance.flatten().topk(count).indices] = True
-        scale, zero = grid(*target.limits(), LEVEL_BITS)
+        low, high = target.limits()
+        scale, zero = grid(low, high, LEVEL_BITS)
         fine = UniformBlock(torch.zeros_like(w), scale, zero, 2**LEVEL_BITS - 1)
         fine.level = (torch.round(w / scale) + zero).clamp_(0, fine.top)
         plain = (~salient).to(w.dtype)

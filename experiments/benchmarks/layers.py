@@ -2,10 +2,11 @@
 
 ``python -m experiments.benchmarks.layers`` writes results/benchmarks/layers.json. For one layer of 576 outputs and 1536
 inputs, in one process and in turn: the seconds of this project's solver and of `PublishedLayer` of tests/oracles.py, which
-goes through candidates one by one as the published code does, both with all threads asked for; how far the two results are
-apart, the oracle in float64 as our factors are; and the memory of ours beyond its inputs. Then, ours alone: the growth with
-the size of the layer, and the CPU seconds of all layer shapes of SmolLM2-135M, 30 blocks, to compare with those that the
-authors' code spends outside its forward passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured with that code).
+goes through candidates one by one as the published code does, both with all threads asked for, the oracle in float32, as the
+published code is, and ours both with factors and feedback in float64, as in every run, and in float32; how far ours are from
+the oracle in float64; and the memory of ours beyond its inputs. Then, ours alone: the growth with the size of the layer, and
+the CPU seconds of all layer shapes of SmolLM2-135M, 30 blocks, to compare with those that the authors' code spends outside
+its forward passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured with that code).
 
 Run it alone on a machine. ``--quick`` is a check of this script, its layers are too small to show anything.
 """
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ METHODS = {
 }
 SMOLLM2 = {(576, 576): 2, (192, 576): 2, (1536, 576): 2, (576, 1536): 1}  # shapes of a block's layers and how many
 BLOCKS = 30
+REPEATS_OF_OURS = 5  # for each of the oracle's: it takes seconds, ours a tenth of one
 M_MMAP_THRESHOLD = -3  # of the C library's mallopt: from how many bytes an allocation has pages of its own
 
 
@@ -103,6 +105,15 @@ def ours(plan: Plan, problem: Problem) -> Tensor:
     return solve(problem, plan.binarization, plan.solver).code.dense(torch.float64)
 
 
+def in_float32(problem: Problem) -> Problem:
+    """The same problem in the precision of the published code."""
+    objective, feedback = problem.objective, problem.feedback.float()
+    matrix = None if objective.matrix is None else feedback
+    assert objective.matrix is None or problem.feedback_is_objective
+    quadratic = replace(objective, matrix=matrix, linear=objective.linear.float())
+    return replace(problem, weight=problem.weight.float(), objective=quadratic, feedback=feedback)
+
+
 def timed(function: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor]:
     """Wall-clock seconds of every repeat, and what came out."""
     seconds = []
@@ -149,23 +160,18 @@ def compare(sizes: Sizes) -> list[dict[str, Any]]:
     for method, oracle in METHODS.items():
         plan = plan_for(method)
         problem = random_problem(plan, sizes.layer, sizes.tokens)
-        ours(plan, random_problem(plan, QUICK.layer, sizes.tokens))  # first calls load libraries
-        fast, found = timed(partial(ours, plan, problem), sizes.repeats)
-        slow, _ = timed(partial(oracle, problem.weight.float(), problem.feedback.float()), sizes.repeats)
         exact = oracle(problem.weight, problem.feedback)
-        row = {
-            "method": method,
-            "ours_seconds": fast,
-            "oracle_seconds": slow,
-            "times_faster": min(slow) / min(fast),
-            "difference": float((found - exact).norm() / exact.norm()),
-        }
+        slow, _ = timed(partial(oracle, problem.weight.float(), problem.feedback.float()), sizes.repeats)
+        row: dict[str, Any] = {"method": method, "oracle_seconds": slow}
+        print(f"{method:16s} oracle {min(slow):6.2f} s", end="", flush=True)
+        for name, one in (("float64", problem), ("float32", in_float32(problem))):
+            ours(plan, one)  # first calls load libraries
+            fast, found = timed(partial(ours, plan, one), REPEATS_OF_OURS * sizes.repeats)
+            times, difference = min(slow) / min(fast), float((found - exact).norm() / exact.norm())
+            row[name] = {"seconds": fast, "times_faster": times, "difference": difference}
+            print(f"; {name} {min(fast):6.3f} s, {times:5.1f} times, difference {difference:.1e}", end="", flush=True)
         rows.append(row)
-        print(
-            f"{method:16s} {min(fast):6.3f} s, oracle {min(slow):6.2f} s: {row['times_faster']:5.1f} times; "
-            f"difference {row['difference']:.1e}",
-            flush=True,
-        )
+        print()
     return rows
 
 

@@ -13,7 +13,14 @@ import torch
 from helpers import generator, normal
 from torch import Tensor
 
-from binllm.binarization.cell_fits import fit_alternating, fit_moments, fit_row_column, nearest_signs, refit_to_inputs
+from binllm.binarization.cell_fits import (
+    PANEL,
+    fit_alternating,
+    fit_moments,
+    fit_row_column,
+    nearest_signs,
+    refit_to_inputs,
+)
 from binllm.binarization.cells import Cells
 from binllm.errors import BinllmError
 from binllm.golden.binarizers import BinarizerCheck
@@ -80,6 +87,18 @@ def test_only_signs_that_are_stored_lose_their_zeros() -> None:
     signs = cells.without_zeros().signs
     assert bool((signs[0] == 1).all())
     torch.testing.assert_close(signs[1] == 1, cells.cell >= 2)
+
+
+@pytest.mark.parametrize("rule", ["hor", "arb"])
+def test_rows_do_not_see_each_other(rule: str) -> None:
+    """A row gets what it gets alone, on whichever side of a panel's edge it is."""
+    cells, target, gram = partition(n_out=2 * PANEL + 1)
+    fit(rule, cells, target, gram)
+    dense = cells.dense()
+    for row in (0, PANEL - 1, PANEL, 2 * PANEL):
+        alone = Cells.blank(cells.cell[:, row, None], ORDERS, torch.float64)
+        fit(rule, alone, target[:, row, None], gram)
+        torch.testing.assert_close(dense[:, row], alone.dense()[:, 0])
 
 
 @pytest.mark.parametrize("rule", ["hor", "arb", "arbx", "arbrc"])
