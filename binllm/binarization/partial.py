@@ -75,7 +75,7 @@ class Partial:
 
     def initialise(self, target: Target) -> PartialBlock:
         """Salient entries by the map, mean and scale of the others, and the nearest level of each."""
-        w = target.weight.T.contiguous()
+        w = target.columns
         importance = salience_map(self.salience, target).abs().T
         count = max(1, round(self.share * w.numel()))
         salient = torch.zeros_like(w, dtype=torch.bool)

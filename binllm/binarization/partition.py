@@ -82,11 +82,10 @@ class Partition:
         cell = self.search(target)[0].T.contiguous()
         orders = (1,) * PLAIN + (2,) * self.salient_groups
         cells = Cells.blank(cell, orders, target.weight.dtype, self.column_scale)
-        weight = target.weight.T.contiguous()
         if self.column_scale:
-            fit_row_column(cells, weight, iterations=0)
+            fit_row_column(cells, target.columns, iterations=0)
         else:
-            fit_moments(cells, weight)
+            fit_moments(cells, target.columns)
         return cells
 
     def search(self, target: Target) -> tuple[Tensor, float]:
@@ -113,8 +112,7 @@ class Partition:
             threshold, large = split_plain_by_inputs(searched, salient, fitted, target.inputs)
         else:
             threshold, large = split_plain(searched, salient)
-        cell = large.to(torch.uint8)
-        cell[:, salient] = PLAIN
+        cell = large.to(torch.uint8).index_fill_(1, salient.nonzero()[:, 0], PLAIN)
         if self.salient_groups == 2:
             cell[:, salient] += split_salient(searched, salient)[1][:, salient].to(torch.uint8)
         return cell, threshold

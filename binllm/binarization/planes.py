@@ -56,7 +56,7 @@ class Planes:
         Returns:
             The block; salient columns are those with the largest ``Σ_i w_ij² S_jj``.
         """
-        w = target.weight.T.contiguous()
+        w = target.columns
         n_out = w.shape[1]
         importance = target.metric.diagonal().clamp_min(0)
         mean = torch.zeros(n_out, dtype=w.dtype, device=w.device)

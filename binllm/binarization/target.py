@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,8 +32,14 @@ class Target:
     variance: Callable[[], Tensor]
     limits: Callable[[], Tensor]
 
+    @cached_property
+    def columns(self) -> Tensor:
+        """The weights (width, n_out), column after column in memory."""
+        return self.weight.T.clone(memory_format=torch.contiguous_format)
+
     def to(self, dtype: torch.dtype) -> Target:
         """The same in another precision."""
-        tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.to(dtype) for name, value in values.items() if isinstance(value, Tensor)}
         functions = {"variance": lambda: self.variance().to(dtype), "limits": lambda: self.limits().to(dtype)}
         return replace(self, **tensors, **functions)

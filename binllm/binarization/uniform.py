@@ -69,7 +69,7 @@ class Uniform:
 
     def initialise(self, target: Target) -> UniformBlock:
         """The grid of the block's weights, and the level nearest to each."""
-        w = target.weight.T.contiguous()
+        w = target.columns
         low, high = w.aminmax(dim=0)
         scale, zero = clipped_grid(w, low, high, self.bits) if self.clip else grid(low, high, self.bits)
         block = UniformBlock(torch.zeros_like(w), scale, zero, 2**self.bits - 1)

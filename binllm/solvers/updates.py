@@ -35,8 +35,8 @@ class Running:
 
     @classmethod
     def of(cls, target: Target, drift: Tensor | None) -> Running:
-        """The weights as they stand before the first column is rounded."""
-        return cls(target.weight.T.clone(memory_format=torch.contiguous_format), target.upper, drift)
+        """The weights as they stand before the first column is rounded; the target's are changed with them."""
+        return cls(target.columns, target.upper, drift)
 
     def correction(self) -> Tensor | None:
         """What the drift added inside the block (width, n_out), if anything."""
