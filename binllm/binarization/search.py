@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import nested_errors, output_gains, threshold_gains
+from binllm.binarization.search_errors import leading_errors, nested_errors, output_gains, threshold_gains
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-PANEL = 32  # rows that a thread takes at once
+PANEL = 96  # rows that a thread takes at once
 
 
 def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) -> Tensor:
@@ -49,8 +49,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
     entries = _entries(searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]])))
-    counts = np.tile(np.arange(1, most), (len(entries), 1))
-    best = _first(_over_rows(nested_errors, (entries, counts)))
+    best = _first(_over_rows(leading_errors, (entries,), most))
     return ranking.topk(1 + best).indices.sort().values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import oracles
 import pytest
@@ -11,6 +13,8 @@ from search_cases import CASES, ROUNDED_CASES, metric, problem
 from torch import Tensor
 
 from binllm.binarization import search_errors
+
+Errors = Callable[[np.ndarray, list[int]], np.ndarray]
 
 
 def literal_gains(matrix: Tensor, masks: list[Tensor], order: int = 2) -> Tensor:
@@ -23,19 +27,33 @@ def close(found: np.ndarray, expected: Tensor, scale: Tensor) -> None:
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-9, atol=1e-12 * float(scale))
 
 
+def nested(x: np.ndarray, counts: list[int]) -> np.ndarray:
+    return search_errors.nested_errors(x, np.tile(counts, (len(x), 1)))
+
+
+def leading(x: np.ndarray, counts: list[int]) -> np.ndarray:
+    return search_errors.leading_errors(x, x.shape[1])[np.array(counts) - 1]
+
+
+@pytest.mark.parametrize("errors", [nested, leading])
 @pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
-def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int]) -> None:
+def test_errors_of_all_numbers_of_columns(case: tuple[str, int, int, int], errors: Errors) -> None:
     matrix, counts = problem(*case)[0].double(), [1, 2, 7, case[2] - 1]
     masks = [torch.arange(case[2]).expand(matrix.shape) < count for count in counts]
-    found = search_errors.nested_errors(matrix.numpy(), np.tile(counts, (len(matrix), 1)))
     energy = matrix.square().sum()
-    close(found, energy - literal_gains(matrix, masks), energy)
+    close(errors(matrix.numpy(), counts), energy - literal_gains(matrix, masks), energy)
 
 
-def test_an_entry_that_equals_its_mean_has_no_sign() -> None:
+@pytest.mark.parametrize("errors", [nested, leading])
+def test_an_entry_that_equals_its_mean_has_no_sign(errors: Errors) -> None:
     """Of -1, -1, 0, 2 the third does: one plane leaves 0, 0, 0, 1, and a second one 1/8, 1/8, 1/8, 3/8."""
-    matrix = np.array([[-1.0, -1, 0, 2, 5]])
-    assert search_errors.nested_errors(matrix, np.array([[4]]))[0] == pytest.approx(3 / 16)
+    assert errors(np.array([[-1.0, -1, 0, 2, 5]]), [4])[0] == pytest.approx(3 / 16)
+
+
+@pytest.mark.parametrize("errors", [nested, leading])
+def test_an_entry_that_the_first_order_hits_has_no_second_sign(errors: Errors) -> None:
+    """Of -3, -2, -1, 1, 2, 3 one plane, of scale 2, leaves -1, 0, 1, -1, 0, 1, and a second one ±1/3 and 0."""
+    assert errors(np.array([[-3.0, -2, -1, 1, 2, 3, 5]]), [6])[0] == pytest.approx(4 / 9)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
