@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.search_errors import leading_errors, nested_errors, output_gains, threshold_gains
+from binllm.binarization.first_order_gains import output_gains, threshold_gains
+from binllm.binarization.second_order_errors import leading_errors, nested_errors
 from binllm.parallel import by_parts
 
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
