@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from binllm.plan import Precision
 from binllm.registry import version_of
 from binllm.schema import RunConfig, build
 from binllm.tracking.naming import LEAVE_OUT, config_hash, run_name
@@ -44,6 +45,8 @@ def identify(composed: Any) -> Identity:
     resolved: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     versions = {group: version_of(getattr(config, group)) for group in (*ALGORITHMS, "diagnostics")}
     unused = () if config.diagnostics.metrics else ("diagnostics", "versions.diagnostics")
+    if config.calibration.feedback_dtype is Precision.float64:
+        unused += ("calibration.feedback_dtype",)  # runs that had no such choice were in float64, too
     return Identity(config, resolved, config_hash(resolved | {"versions": versions}, leave_out=LEAVE_OUT + unused))
 
 

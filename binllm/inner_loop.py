@@ -171,7 +171,10 @@ def fit_layers(
         ValueError: They cannot be quantized: entries that are not finite.
     """
     problem, means = _problem(objective, _stacked(linears), measured, plan)
-    solution = solve(problem, binarization, plan.solver, getattr(torch, plan.calibration.fit_dtype.value))
+    between, inside = (
+        getattr(torch, one.value) for one in (plan.calibration.feedback_dtype, plan.calibration.fit_dtype)
+    )
+    solution = solve(problem.to(between), binarization, plan.solver, inside)
     code, packed, start = solution.code.stored(), [], 0
     for linear in linears:
         stop = start + len(linear.weight)

@@ -2,7 +2,8 @@
 
 Threads inside a small product wait for each other more than they work, and on a busy machine many times longer. So a fit
 runs on one thread (`one_thread`), and the layers of a wave share the threads that there are (`side_by_side`). A layer that
-is fitted alone would leave threads idle: they take a share of what its fit does part by part (`by_parts`).
+is fitted alone would leave threads idle: they take a share of what its fit does part by part (`by_parts`), and begin with
+what it needs next (`ahead`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _use(threads: int) -> None:
 
 @contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Products inside a ``with`` block run on the calling thread alone, if wanted; the others may help in `by_parts`."""
+    """Products inside a ``with`` block run on the calling thread alone, if wanted; the others may help."""
     threads = torch.get_num_threads()
     before = _idle.count, _idle.others, _idle.pool
     if wanted:
@@ -89,10 +90,27 @@ def by_parts(function: Callable[[Item], Result], items: Sequence[Item], compiled
     try:
         work()
     finally:
-        wait(futures)
-    for future in futures:
+        begun = [future for future in futures if not future.cancel()]  # another one may still be busy `ahead`
+        wait(begun)
+    for future in begun:
         future.result()
     return results
+
+
+def ahead(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Let an idle thread of `one_thread` begin with something whose result is asked for later.
+
+    Args:
+        function: What is done; nothing that it looks at may change before the result is asked for, which must not depend on
+            the thread.
+
+    Returns:
+        A function to be called once, that gives the result; where no thread has begun, the calling one does it then.
+    """
+    if _idle.pool is None or not _idle.count:
+        return function
+    future = _idle.pool.submit(torch.no_grad()(function))
+    return lambda: function() if future.cancel() else future.result()
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], threaded: bool = True) -> list[Result]:

@@ -26,8 +26,8 @@ class Granularity(Enum):
     group = "group"
 
 
-class FitDtype(Enum):
-    """Arithmetic inside blocks of columns."""
+class Precision(Enum):
+    """Arithmetic of a part of the work; moments are measured in float64 whatever it is."""
 
     float32 = "float32"
     float64 = "float64"
@@ -42,7 +42,8 @@ class Calibration:
         granularity: See `Granularity`.
         storage: Where the activations live.
         correct_bias: Add the mean output error to a linear layer's bias, where it has one.
-        fit_dtype: See `FitDtype`.
+        fit_dtype: Arithmetic of fits inside blocks of columns.
+        feedback_dtype: That of the metric's factor and of error feedback between blocks; float32 in published code.
         head: Quantize the output layer (``lm_head``) as well; embeddings and norms always stay as they are.
     """
 
@@ -50,7 +51,8 @@ class Calibration:
     granularity: Granularity = Granularity.group
     storage: Storage = Storage.memory
     correct_bias: bool = False
-    fit_dtype: FitDtype = FitDtype.float32
+    fit_dtype: Precision = Precision.float32
+    feedback_dtype: Precision = Precision.float64
     head: bool = False
 
     def __post_init__(self) -> None:

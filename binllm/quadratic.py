@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
 
 PANEL = 128  # rows of a weight whose values are found at once, so that nothing of its size is made
+COLUMNS = 256  # columns of it: A is symmetric, so that a block of them needs only the columns before it
 
 
 class AmpRule(Enum):
@@ -29,11 +31,13 @@ class Quadratic:
             with it is made.
         linear: T (n_out, n_in).
         constant: Energy of the target, so that Q is the squared error itself and not only up to a constant.
+        minimiser: W where T is ``W A``, so that no weight is better than W; None where that is not known.
     """
 
     matrix: Tensor | None
     linear: Tensor
     constant: float = 0.0
+    minimiser: Tensor | None = None
 
     @property
     def metric(self) -> Tensor:
@@ -53,13 +57,19 @@ class Quadratic:
 
     def rows(self, weight_hat: Tensor) -> Tensor:
         """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
-        found = []
-        for rows, linear in zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True):
-            w = rows.to(linear.dtype)
-            image = self.apply(w)
-            error = image.sub(linear, alpha=2) if self.matrix is None else image.sub_(linear, alpha=2)
-            found.append(error.mul_(w).sum(1))
-        return torch.cat(found)
+        pairs = zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True)
+        return torch.cat([self._of_rows(rows.to(linear.dtype), linear) for rows, linear in pairs])
+
+    def _of_rows(self, w: Tensor, linear: Tensor) -> Tensor:
+        if self.matrix is None:
+            return w.sub(linear, alpha=2).mul_(w).sum(1)
+        total = w.new_zeros(len(w))
+        for start in range(0, w.shape[1], COLUMNS):
+            own = slice(start, start + COLUMNS)
+            image = w[:, own] @ self.matrix[own, own]
+            image.addmm_(w[:, :start], self.matrix[:start, own], alpha=2).sub_(linear[:, own], alpha=2)
+            total += image.mul_(w[:, own]).sum(1)
+        return total
 
     def apply(self, rows: Tensor, span: slice = slice(None)) -> Tensor:
         """``rows A`` (m, n_in), or a block of its columns."""
@@ -122,6 +132,20 @@ class Problem:
     def feedback_is_objective(self) -> bool:
         """Whether blocks are fitted in the same metric that feeds errors back."""
         return self.feedback is self.objective.matrix
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        """The same in another precision, but for AMP's data; what is one tensor here is one there."""
+        made: dict[int, Tensor] = {}
+
+        def cast(tensor: Tensor) -> Tensor:
+            return made.setdefault(id(tensor), tensor.to(dtype))
+
+        def all_cast(thing: Any) -> dict[str, Any]:
+            held = {field.name: getattr(thing, field.name) for field in fields(thing)}
+            return {name: cast(value) for name, value in held.items() if isinstance(value, Tensor)}
+
+        objective = replace(self.objective, **all_cast(self.objective))
+        return replace(self, **all_cast(self), objective=objective)
 
 
 def relative_error(weight: Tensor, weight_hat: Tensor) -> float:

@@ -222,7 +222,7 @@ def target_of(weight: Tensor, metric: Tensor, inputs: Tensor | None = None) -> T
     factor = factorise(inputs.double(), 0.01)
     upper = factor.inverse_upper().to(weight.dtype)
     variance, limits = lambda: factor.variance().to(weight.dtype), lambda: torch.stack(weight.aminmax(dim=1))
-    return Target(weight, metric, inputs, upper, variance, limits)
+    return Target(weight.T.contiguous(), metric, inputs, upper, variance, limits)
 
 
 def random_block(binarization: str, shape: str, seed: int) -> tuple[Block, BlockQuadratic]:

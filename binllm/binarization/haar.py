@@ -100,7 +100,7 @@ class Haar:
             ValueError: Output rows, or with axis row the block's columns, cannot be paired.
             BinllmError: The block has one column only, and none could stay plain.
         """
-        weight = target.weight
+        weight = target.columns.T.contiguous()
         self._check_shape(*weight.shape)
         columns = self._salient(target)
         salient = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
@@ -134,7 +134,7 @@ class Haar:
 
     def _salient(self, target: Target) -> Tensor:
         """Ascending indices of the salient columns."""
-        searched = salience_map(Salience.hessian, target)
+        searched = salience_map(Salience.hessian, target).T
         ranking = torch.linalg.vector_norm(searched, ord=1 if self.norm is Norm.l1 else 2, dim=0)
         return salient_columns(searched, min(self.most, searched.shape[1]), ranking)
 

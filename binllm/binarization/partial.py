@@ -76,7 +76,7 @@ class Partial:
     def initialise(self, target: Target) -> PartialBlock:
         """Salient entries by the map, mean and scale of the others, and the nearest level of each."""
         w = target.columns
-        importance = salience_map(self.salience, target).abs().T
+        importance = salience_map(self.salience, target).abs()
         count = max(1, round(self.share * w.numel()))
         salient = torch.zeros_like(w, dtype=torch.bool)
         salient.flatten()[importance.flatten().topk(count).indices] = True

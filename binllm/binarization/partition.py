@@ -81,7 +81,7 @@ class Partition:
         """
         cell = self.search(target)[0].T.contiguous()
         orders = (1,) * PLAIN + (2,) * self.salient_groups
-        cells = Cells.blank(cell, orders, target.weight.dtype, self.column_scale)
+        cells = Cells.blank(cell, orders, target.columns.dtype, self.column_scale)
         if self.column_scale:
             fit_row_column(cells, target.columns, iterations=0)
         else:
@@ -97,16 +97,16 @@ class Partition:
         Raises:
             ValueError: See `initialise`.
         """
-        width = target.weight.shape[1]
+        width = len(target.columns)
         if width < self.most:
             raise ValueError(
                 f"binarization.most = {self.most}: a block has {width} columns only, allowed is 2 to {width} "
                 "(the authors' code cannot take this shape)"
             )
         ranked = salience_map(self.salience, target)
-        searched = ranked if self.scored is Scored.map else target.weight
+        searched = (ranked if self.scored is Scored.map else target.columns).T
         salient = torch.zeros(width, dtype=torch.bool, device=ranked.device)
-        salient[salient_columns(searched, self.most, ranked.abs().sum(0))] = True
+        salient[salient_columns(searched, self.most, ranked.abs().sum(1))] = True
         if self.split_by_inputs:
             fitted = _salient_fit(searched, salient)
             threshold, large = split_plain_by_inputs(searched, salient, fitted, target.inputs)

@@ -19,12 +19,12 @@ class Salience(Enum):
 
 
 def salience_map(salience: Salience, target: Target) -> Tensor:
-    """The map (n_out, width); signed for ``magnitude``, otherwise not negative.
+    """The map (width, n_out), transposed; signed for ``magnitude``, otherwise not negative.
 
     Differs between code and paper: BiLLM (2402.04291) prints ``w² / [H⁻¹]_jj²``; its code has the Cholesky factor of H⁻¹ in
     H's place, so that ``U_jj²`` is compared, one power less and of the columns that are not quantized yet.
     """
     if salience is Salience.magnitude:
-        return target.weight
+        return target.columns
     spread = target.upper.diagonal() if salience is Salience.hessian else target.variance()
-    return target.weight.square() / spread.square()
+    return target.columns.square() / spread.square()[:, None]

@@ -1,27 +1,27 @@
 """The searches of BiLLM (2402.04291) and ARB-LLM (2410.03129) for salient columns and for magnitude groups.
 
 Both binarize the searched matrix M (weights, or a salience map of them) for every candidate, and keep the first of least
-error. Errors are found in float64 and on the CPU, wherever M is.
+error. Errors are found in float64 and on the CPU, wherever M is. Fastest where M lies column by column in memory.
 
 Differs from the published code: that decides in float32, and may keep another of two candidates that differ by rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from math import isfinite
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.first_order_gains import output_gains, threshold_gains
+from binllm.binarization.elimination import Rows, first_least
+from binllm.binarization.first_order_gains import split_fit, threshold_gains
+from binllm.binarization.output_gains import output_gains
 from binllm.binarization.second_order_errors import leading_errors, nested_errors
-from binllm.parallel import by_parts
 
+FEW = 6  # candidates for which output errors are found sooner by a product with the metric for each
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
-PANEL = 96  # rows that a thread takes at once
 
 
 def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) -> Tensor:
@@ -49,8 +49,8 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     first = ranking.topk(most).indices
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
-    entries = _entries(searched.index_select(1, torch.cat([first, others.nonzero()[:, 0]])))
-    best = _first(_over_rows(leading_errors, (entries,), most))
+    x = _entries(searched.T)[torch.cat([first, others.nonzero()[:, 0]]).cpu()]
+    best = first_least(lambda rows, some: leading_errors(_of(rows, x), 1 + some), most - 1, _energy(x))
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -65,8 +65,11 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
         The threshold, and where a plain entry is large, ``|M| >= threshold``: (n_out, width) bool.
     """
     thresholds = _plain_thresholds(searched, salient)
-    ascending = _entries(_ascending(searched.index_select(1, (~salient).nonzero()[:, 0])))
-    best = _first(-_over_rows(threshold_gains, (ascending,), _entries(thresholds)))
+    x, limits = _entries(searched.T)[~salient.cpu()], _entries(thresholds)
+    energy = _energy(x)
+    best = first_least(
+        lambda rows, some: -threshold_gains(_of(rows, x), limits[some]), len(limits), energy, floor=-energy
+    )
     return _split(searched, ~salient, thresholds[best])
 
 
@@ -84,10 +87,19 @@ def split_plain_by_inputs(
     thresholds = _plain_thresholds(searched, salient)
     left = searched.double().clone()
     left[:, salient] -= salient_fit[:, salient].double()
-    s = metric.double()[:, ~salient]
-    plain, pull = _entries(searched[:, ~salient]), _entries(left @ s)
-    rows = plain, plain.argsort(1), pull
-    best = _first(-_over_rows(output_gains, rows, _entries(s[~salient]), _entries(thresholds)))
+    s, limits = metric.double(), _entries(thresholds)
+    image = left @ s
+    x, pull, s_plain = (_entries(each)[~salient.cpu()] for each in (searched.T, image.T, s[:, ~salient]))
+    by_row = tuple(map(np.ascontiguousarray, (x.T, x.argsort(0).T, pull.T)))
+
+    def scores(rows: Rows, some: np.ndarray) -> np.ndarray:
+        if len(some) > FEW:
+            return -output_gains(*(array[rows] for array in by_row), s_plain, limits[some])
+        return -np.array([_output_gain(split_fit(_of(rows, x), limits[k]), pull[:, rows], s_plain) for k in some])
+
+    # S may be positive semi-definite only up to the rounding of its entries.
+    energy = (image * left).sum(1) + torch.finfo(metric.dtype).eps * s.trace() * left.square().sum(1)
+    best = first_least(scores, len(limits), _entries(energy), floor=-_entries(energy))
     return _split(searched, ~salient, thresholds[best])
 
 
@@ -113,15 +125,23 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     entries = np.take_along_axis(entries, np.abs(entries).argsort(1), 1)
     limits = torch.from_numpy(_entries(thresholds)).expand(len(entries), -1).contiguous()
     below = torch.searchsorted(torch.from_numpy(np.abs(entries)), limits).numpy()
-    return _split(searched, salient, thresholds[_first(_over_rows(nested_errors, (entries, below)))])
+    energy = _energy(entries.T)
+    best = first_least(lambda rows, some: nested_errors(entries[rows], below[rows][:, some]), len(thresholds), energy)
+    return _split(searched, salient, thresholds[best])
+
+
+def _output_gain(fit: np.ndarray, pull: np.ndarray, metric: np.ndarray) -> float:
+    """``Σ 2 x̂ c - x̂ S x̂ᵀ`` over rows, for x̂ and c (width, rows)."""
+    product = torch.from_numpy(metric) @ torch.from_numpy(fit)  # of torch, which has been told how many threads to use
+    return float(np.einsum("ij,ij->", fit, 2 * pull - product.numpy()))
 
 
 def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float, Tensor]:
-    return threshold.item(), (searched.abs() >= threshold) & columns
+    return threshold.item(), ((searched.T.abs() >= threshold) & columns[:, None]).T
 
 
 def _plain_thresholds(searched: Tensor, salient: Tensor) -> Tensor:
-    magnitudes = searched.abs().index_fill_(1, salient.nonzero()[:, 0], 0)
+    magnitudes = searched.T.abs().index_fill_(0, salient.nonzero()[:, 0], 0)
     return _quantiles(_ascending(magnitudes.flatten()))
 
 
@@ -130,11 +150,17 @@ def _quantiles(values: Tensor) -> Tensor:
 
     Bit for bit ``numpy.quantile`` with float32 levels, which the published code calls: positions are float32, too.
     """
-    position = torch.linspace(*QUANTILES, device=values.device) * (len(values) - 1)
-    share = position - position.floor()
-    below = position.long()
-    low, high = values[below], values[(below + 1).clamp(max=len(values) - 1)]
+    below, above, share = _positions(len(values), values.device)
+    low, high = values[below], values[above]
     return torch.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
+
+
+@lru_cache
+def _positions(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranks of the values below and above each quantile of ``count`` ascending ones, and its share of the way."""
+    position = torch.linspace(*QUANTILES, device=device) * (count - 1)
+    below = position.long()
+    return below, (below + 1).clamp(max=count - 1), position - position.floor()
 
 
 def _ascending(values: Tensor) -> Tensor:
@@ -148,13 +174,11 @@ def _entries(values: Tensor) -> np.ndarray:
     return values.detach().to("cpu", torch.float64).contiguous().numpy()
 
 
-def _over_rows(errors: Callable[..., np.ndarray], rows: tuple[np.ndarray, ...], *others: Any) -> np.ndarray:
-    """Errors or gains (candidates,), summed over the rows; idle threads take panels of them."""
-    panels = [slice(start, start + PANEL) for start in range(0, len(rows[0]), PANEL)]
-    found = by_parts(lambda panel: errors(*(array[panel] for array in rows), *others), panels, compiled=True)
-    return np.sum(found, axis=0)
+def _energy(x: np.ndarray) -> np.ndarray:
+    """Σx² (rows,) of every row, for x (width, rows)."""
+    return np.einsum("ij,ij->j", x, x)
 
 
-def _first(errors: np.ndarray) -> int:
-    """The first least error; the first of all where none is below infinity (published)."""
-    return int(np.nan_to_num(errors, nan=np.inf).argmin())
+def _of(rows: Rows, x: np.ndarray) -> np.ndarray:
+    """Some rows of x (width, rows), next to each other in memory."""
+    return np.ascontiguousarray(x[:, rows]) if isinstance(rows, slice) else x.take(rows, axis=1)

@@ -48,21 +48,23 @@ def _second_order_error(x: np.ndarray, total: float) -> float:
 
 
 @compiled()
-def leading_errors(entries: np.ndarray, most: int) -> np.ndarray:
-    """Second-order errors of two groups of columns, the first 1, 2, ..., ``most - 1`` and the others.
+def leading_errors(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Second-order errors of two groups of columns, the first few and the others.
 
     Args:
-        entries: (rows, width) float64.
-        most: At most the width.
+        x: (width, rows) float64.
+        counts: (candidates,) int64, sizes of the first group, ascending, at most the width.
 
     Returns:
-        (most - 1,) float64, the sums over all rows.
+        (candidates,) float64, the sums over all rows.
     """
-    x = entries.T.copy()
-    errors, total, first = np.zeros(most - 1), x.sum(0), np.zeros(len(entries))
-    for k in range(1, most):
-        first += x[k - 1]
-        errors[k - 1] = _columns_error(x, 0, k, first) + _columns_error(x, k, len(x), total - first)
+    errors, total, size = np.zeros(len(counts)), x.sum(0), 0
+    first = np.zeros_like(total)
+    for k in range(len(counts)):
+        while size < counts[k]:
+            first += x[size]
+            size += 1
+        errors[k] = _columns_error(x, 0, size, first) + _columns_error(x, size, len(x), total - first)
     return errors
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ class Target:
     """One block of ``width`` input columns, as a binarization sees it.
 
     Attributes:
-        weight: Continuous weights (n_out, width), with the errors of earlier blocks fed back.
+        columns: Continuous weights, with the errors of earlier blocks fed back (width, n_out): column after column.
         metric: The objective's (width, width), positive semi-definite.
         inputs: S (width, width), the metric in which columns are salient: the objective's where it looks at the inputs,
             their second moment where it does not (weight alignment), as in BiLLM and ARB-LLM.
@@ -25,17 +24,17 @@ class Target:
         limits: Gives the smallest and the largest weight of each row of the whole layer (2, n_out).
     """
 
-    weight: Tensor
+    columns: Tensor
     metric: Tensor
     inputs: Tensor
     upper: Tensor
     variance: Callable[[], Tensor]
     limits: Callable[[], Tensor]
 
-    @cached_property
-    def columns(self) -> Tensor:
-        """The weights (width, n_out), column after column in memory."""
-        return self.weight.T.clone(memory_format=torch.contiguous_format)
+    @property
+    def weight(self) -> Tensor:
+        """The same weights (n_out, width), a view."""
+        return self.columns.T
 
     def to(self, dtype: torch.dtype) -> Target:
         """The same in another precision."""

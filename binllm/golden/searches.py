@@ -62,7 +62,7 @@ class SearchCheck:
         """Entries in another group, columns that are salient in one only, and the threshold."""
         if self.method.unsupported:
             return Outcome(unjudged=self.method.unsupported)
-        cell, split = self.method.partition(block_size=self.target.weight.shape[1]).search(self.target)
+        cell, split = self.method.partition(block_size=len(self.target.columns)).search(self.target)
         differences = []
         if self.salient is not None:
             salient = torch.zeros(cell.shape[1], dtype=torch.bool)
@@ -82,7 +82,7 @@ def _target(case: Case, method: Method) -> Target:
     if method.looks_at_inputs or "inp" in case.about:
         metric = case.tensor(case.about.get("inp")).float()
     return Target(
-        weight=weight,
+        columns=weight.T.contiguous(),
         metric=metric,
         inputs=metric,
         upper=upper,

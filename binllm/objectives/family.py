@@ -14,7 +14,7 @@ from binllm.statistics import Statistics
 
 def weight_error(weight: Tensor) -> Quadratic:
     """``||W - Ŵ||²_F``: metric I, linear term W (n_out, n_in)."""
-    return Quadratic(None, weight, float(weight.square().sum()))
+    return Quadratic(None, weight, float(weight.square().sum()), minimiser=weight)
 
 
 def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadratic:
@@ -32,7 +32,8 @@ def output_error(weight: Tensor, statistics: Statistics, alpha: float) -> Quadra
     """
     g, c = statistics.gram, statistics.cross_gram
     linear = weight @ _mixture((1 - alpha, g), (alpha, c))
-    return Quadratic(g, linear, float(target_energy(weight, statistics, alpha).sum()))
+    constant = float(target_energy(weight, statistics, alpha).sum())
+    return Quadratic(g, linear, constant, minimiser=None if alpha else weight)
 
 
 def target_energy(weight: Tensor, statistics: Statistics, alpha: float) -> Tensor:

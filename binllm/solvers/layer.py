@@ -19,6 +19,7 @@ Example with two columns, block size 1, A = [[1, .5], [.5, 1]], W = [.4, 1]: R =
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from binllm.binarization import Binarization, Target
-from binllm.parallel import LARGE, by_parts, one_thread
+from binllm.parallel import LARGE, ahead, by_parts, one_thread
 from binllm.quadratic import AmpRule, Problem
 from binllm.solvers.amp import AmpCounts, Guard
 from binllm.solvers.base import Feedback, Solution, Solver, Status
@@ -75,6 +76,23 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     return Solution(code, status, trace, sweeps=solver.sweeps, amp=walk.counts, **facts)
 
 
+@dataclass(frozen=True)
+class _Coming:
+    """What is known of a block b before the last one, a, is done.
+
+    Attributes:
+        own: R_bb (width, width).
+        upper: Its inverse U_bb.
+        carried: ``Σ_{h<a} E_h R_hb U_bb``, transposed (width, n_out): what errors of the blocks before ask of it.
+        coupling: ``R_ab U_bb``, by which the last block's error comes to that; None if there is none or nothing is fed back.
+    """
+
+    own: Tensor
+    upper: Tensor
+    carried: Tensor
+    coupling: Tensor | None
+
+
 class _Walk:
     """State of the walk.
 
@@ -82,6 +100,7 @@ class _Walk:
         wanted: W* (n_out, n_in), the continuous weights; the problem's own tensor where that is what is wanted.
         errors: Of the finished blocks (n_in, n_out). Where W* is the walk's own, it is the same memory: a block's error
             takes the place of what was wanted of it.
+        coming: Gives what is known of the next block before the last one is done.
         dense: Ŵ (n_out, n_in); None in the greedy pass, where only AMP asks for it.
         gained: By how much fits lowered what they minimise, from the first codes of the blocks in the greedy pass.
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
@@ -92,9 +111,10 @@ class _Walk:
         n_in = problem.weight.shape[1]
         width = binarization.block_size or n_in
         self.spans = [slice(s, min(s + width, n_in)) for s in range(0, n_in, width)]
-        slope = problem.objective.gradient(problem.weight)
-        pulled = bool(slope.any())
-        slope = by_columns(slope) if pulled else None  # before there is a factor
+        known = problem.objective.minimiser is problem.weight
+        slope = None if known else problem.objective.gradient(problem.weight)
+        pulled = slope is not None and bool(slope.any())
+        slope = by_columns(slope) if slope is not None and pulled else None  # before there is a factor
         self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
         self.wanted: Tensor = problem.weight if slope is None else self._minimiser(slope)
         if problem.drift is not None and not pulled:
@@ -104,6 +124,7 @@ class _Walk:
         self.ridge, self.recoveries = self.factor.ridge, self.factor.recoveries
         self.blocks: list[Any] = []
         self.counts = AmpCounts()
+        self.coming: Callable[[], _Coming] = lambda: self._look_at(0)
         self.dense: Tensor | None = None
         self.fed_back = self.gained = 0.0
         # Where errors are fed back in another metric than the objective's, a pass over the objective would undo the
@@ -130,18 +151,14 @@ class _Walk:
         self, span: slice, limits: Callable[[], Tensor], drift: Tensor | None, variance: Callable[[], Tensor]
     ) -> None:
         """Fit the next block, and put its error down."""
-        panels = self.factor.panels
-        panel = panels.pop(0) if self.blocks else panels[0]  # the first block may ask for the whole factor
-        own, carried = panel[span].clone(), self._carried(panel)
-        del panel
-        start = self.wanted[:, span] + carried.T
+        own, upper, carried = self._next()
+        start = carried + self.wanted.T[span]
         self.errors[span] = carried
         del carried
         metric = self._block_metric(span, own)
         # Which columns are salient is a question to the inputs, also where the objective does not see them.
         inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-        upper = inverse_of_upper(own)
-        target = Target(start, metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
+        target = Target(start.clone(), metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
         block = self.binarization.initialise(target)
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
         keeps = getattr(self.solver, "keeps_codes", False)
@@ -149,18 +166,16 @@ class _Walk:
         self.blocks.append(block)
         if self.solver.feedback is not Feedback.none:
             drifted = running.correction()
-            error = (start if drifted is None else start + drifted.T.to(start.dtype)) - fitted
-            self.errors[span] = self._felt(own, error, upper).T - self.errors[span]
+            error = start.sub_(fitted) if drifted is None else start.add_(drifted).sub_(fitted)
+            self.errors[span] = self._felt(own, error, upper) - self.errors[span]
         if drift is not None:
             self.wanted[:, span.stop :] += running.weight.T.to(drift.dtype) @ drift[span, span.stop :]
-        if len(self.blocks) == 1:
-            panels.pop(0)
 
     def _fit(self, block: Any, span: slice, start: Tensor, metric: Tensor, running: Running) -> Tensor:
-        """Fit a block of the greedy pass to what it starts from, and return what it then stands for (n_out, width)."""
+        """Fit a block of the greedy pass to what it starts from, and return what it then stands for (width, n_out)."""
         of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
-        terms = (metric, start if of_weights else start @ metric)
-        first = block.dense().T
+        terms = (metric, start if of_weights else metric @ start)
+        first = block.dense()
         fitted = self._improve(self.solver.fit, block, span, terms, running)
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)
@@ -182,28 +197,38 @@ class _Walk:
             return self.problem.objective.metric_of(span)
         return own @ own.T
 
-    def _carried(self, panel: Tensor) -> Tensor:
-        """What the errors of the earlier blocks ask of a block, ``Σ_{h<b} E_h R_hb R_bb⁻¹``, transposed."""
-        start, n_out = len(panel) - panel.shape[1], self.errors.shape[1]
-        if start == 0 or self.solver.feedback is Feedback.none:
-            return self.errors.new_zeros(panel.shape[1], n_out)
-        carried, half = self.errors.new_empty(panel.shape[1], n_out), n_out // 2
+    def _next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """R_bb and U_bb of the next block, and what earlier errors ask of it, ``Σ_{h<b} E_h R_hb U_bb``, transposed.
 
-        def carry(rows: slice) -> None:
-            product = torch.mm(panel[:start].T, self.errors[:start, rows], out=carried[:, rows])
-            carried[:, rows] = torch.linalg.solve_triangular(panel[start:].T, product, upper=False)
+        An idle thread then looks at the block after it, while this one is fitted.
+        """
+        coming, index = self.coming(), len(self.blocks)
+        if coming.coupling is not None:
+            coming.carried.addmm_(coming.coupling.T, self.errors[self.spans[index - 1]])
+        del self.factor.panels[: (0, 2)[index] if index < 2 else 1]  # the first block may ask for the whole factor
+        if index + 1 < len(self.spans):
+            self.coming = ahead(lambda: self._look_at(index + 1))
+        return coming.own, coming.upper, coming.carried
 
-        by_parts(carry, [slice(half), slice(half, n_out)])
-        return carried
+    def _look_at(self, index: int) -> _Coming:
+        """What is known of a block before the last one is done."""
+        span, panel = self.spans[index], self.factor.panels[index == 1]
+        own = panel[span].clone()
+        upper = inverse_of_upper(own)
+        if index == 0 or self.solver.feedback is Feedback.none:
+            return _Coming(own, upper, self.errors.new_zeros(len(own), self.errors.shape[1]), None)
+        last = self.spans[index - 1]
+        earlier = panel[: last.start].T @ self.errors[: last.start]
+        return _Coming(own, upper, upper.T @ earlier, panel[last] @ upper)
 
     def _felt(self, own: Tensor, error: Tensor, upper: Tensor) -> Tensor:
-        """The error of a block as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
+        """An error (width, n_out) as later blocks are to make up for it: itself, or divided by ``diag U_bb`` only."""
         if self.solver.feedback is Feedback.exact:
-            self.fed_back += float((error @ own).square().sum())
+            self.fed_back += float((own.T @ error).square().sum())
             return error
-        scaled = error / upper.diagonal()
+        scaled = error / upper.diagonal()[:, None]
         self.fed_back += float(scaled.square().sum())
-        return scaled @ upper
+        return upper.T @ scaled
 
     def descend(self) -> float:
         """One pass of block coordinate descent on the joint problem.
@@ -216,9 +241,10 @@ class _Walk:
         for block, span in zip(self.blocks, self.spans, strict=True):
             metric, old = objective.metric_of(span), self.dense[:, span].clone()
             others = objective.apply(self.dense, span) - old @ metric
-            terms = (metric, objective.linear[:, span] - others)
-            self.dense[:, span] = self._improve(self.solver.refine, block, span, terms)
-            change += _difference(self.dense[:, span], old, terms)
+            terms = (metric, (objective.linear[:, span] - others).T)
+            new = self._improve(self.solver.refine, block, span, terms)
+            self.dense[:, span] = new.T
+            change += _difference(new, old.T, terms)
         return change
 
     def _improve(
@@ -229,14 +255,14 @@ class _Walk:
         terms: tuple[Tensor, Tensor],
         running: Running | None = None,
     ) -> Tensor:
-        """Apply a fit, and return what the block now stands for (n_out, width)."""
+        """Apply a fit for a metric and a linear term (width, n_out); return what the block now stands for (width, n_out)."""
         metric, linear = terms
-        transposed = linear.T.to(self.dtype, memory_format=torch.contiguous_format)
-        method(block, BlockQuadratic(metric.to(self.dtype), transposed, self._guard(span), running))
+        linear = linear.to(self.dtype, memory_format=torch.contiguous_format)
+        method(block, BlockQuadratic(metric.to(self.dtype), linear, self._guard(span), running))
         return self._dense(block)
 
     def _dense(self, block: Any) -> Tensor:
-        dense = block.dense().T.to(self.wanted.dtype)
+        dense = block.dense().to(self.wanted.dtype)
         if not all_finite(dense):
             raise ValueError(f"a fit left the range of {self.dtype}; weights or inputs are too large")
         return dense
@@ -247,12 +273,12 @@ class _Walk:
             return None
         # Whatever stands in the block's own place (its carried error, in the greedy pass) cancels in the offset.
         metric, dense = amp.metric[span, span], self._fill(self.wanted.clone()) if self.dense is None else self.dense
+        dense = dense.to(metric.dtype)
         offset = dense @ amp.metric[:, span] - dense[:, span] @ metric
         return Guard(amp.rule, metric.to(self.dtype), offset.T.to(self.dtype).contiguous(), self.counts)
 
 
 def _difference(new: Tensor, old: Tensor, terms: tuple[Tensor, Tensor]) -> float:
-    """``Q(new) - Q(old)`` of one block (n_out, width), from the step, so that nothing large cancels."""
+    """``Q(new) - Q(old)`` of one block (width, n_out), from the step, so that nothing large cancels."""
     metric, linear = terms
-    step = new - old
-    return float((((new + old) @ metric - 2 * linear) * step).sum())
+    return float(((metric @ (new + old)).sub_(linear, alpha=2) * (new - old)).sum())

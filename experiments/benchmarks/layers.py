@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,6 @@ def ours(plan: Plan, problem: Problem) -> Tensor:
     return solve(problem, plan.binarization, plan.solver).code.dense(torch.float64)
 
 
-def in_float32(problem: Problem) -> Problem:
-    """The same problem in the precision of the published code."""
-    objective, feedback = problem.objective, problem.feedback.float()
-    matrix = None if objective.matrix is None else feedback
-    assert objective.matrix is None or problem.feedback_is_objective
-    quadratic = replace(objective, matrix=matrix, linear=objective.linear.float())
-    return replace(problem, weight=problem.weight.float(), objective=quadratic, feedback=feedback)
-
-
 def timed(function: Callable[[], Tensor], repeats: int) -> tuple[list[float], Tensor]:
     """Wall-clock seconds of every repeat, and what came out."""
     seconds = []
@@ -164,7 +155,7 @@ def compare(sizes: Sizes) -> list[dict[str, Any]]:
         slow, _ = timed(partial(oracle, problem.weight.float(), problem.feedback.float()), sizes.repeats)
         row: dict[str, Any] = {"method": method, "oracle_seconds": slow}
         print(f"{method:16s} oracle {min(slow):6.2f} s", end="", flush=True)
-        for name, one in (("float64", problem), ("float32", in_float32(problem))):
+        for name, one in (("float64", problem), ("float32", problem.to(torch.float32))):
             ours(plan, one)  # first calls load libraries
             fast, found = timed(partial(ours, plan, one), REPEATS_OF_OURS * sizes.repeats)
             times, difference = min(slow) / min(fast), float((found - exact).norm() / exact.norm())

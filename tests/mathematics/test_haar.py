@@ -220,7 +220,7 @@ def test_heavy_tails_leave_less_error_than_with_one_scale_for_each_row(axis: Axi
 @BOTH
 def test_the_scale_of_the_weights_is_that_of_the_code(axis: Axis) -> None:
     block = target(6, 16, 2)
-    louder = Target(**vars(block) | {"weight": 8 * block.weight})
+    louder = Target(**vars(block) | {"columns": 8 * block.columns})
     once, again = (small(axis).initialise(one).dense() for one in (block, louder))
     assert torch.equal(again, 8 * once)
 

@@ -53,9 +53,9 @@ def test_output_rows_may_be_permuted(method: str, objective: str) -> None:
 @objectives
 @methods
 def test_weights_and_inputs_may_be_scaled(method: str, objective: str) -> None:
-    """Upwards: the published fits add 1e-8 to denominators."""
-    scaled = Sample(LAYER.weight * 30, LAYER.x * 300, LAYER.x_hat * 300)
-    wanted = dense(LAYER, method, objective) * 30
+    """Upwards: the published fits add 1e-8 to denominators. By powers of two, so that nothing is rounded otherwise."""
+    scaled = Sample(LAYER.weight * 32, LAYER.x * 256, LAYER.x_hat * 256)
+    wanted = dense(LAYER, method, objective) * 32
     torch.testing.assert_close(dense(scaled, method, objective), wanted, rtol=1e-5, atol=1e-5)
 
 

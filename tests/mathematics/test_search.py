@@ -16,7 +16,7 @@ from helpers import generator
 from search_cases import CASES, MOST, ROUNDED_CASES, SHAPES, metric, problem
 from torch import Tensor
 
-from binllm.binarization import search
+from binllm.binarization import elimination, search
 from binllm.golden.files import Case, GoldenFile
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -146,7 +146,8 @@ def test_panels_of_rows_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatc
         return [*search.salient_columns(matrix, MOST).tolist(), splits[0][0], splits[1][0]]
 
     whole = everything()
-    monkeypatch.setattr(search, "PANEL", 5)
+    monkeypatch.setattr(elimination, "PANEL", 5)
+    monkeypatch.setattr(elimination, "LANES", 1)
     assert everything() == whole
 
 

@@ -12,7 +12,7 @@ from helpers import generator
 from search_cases import CASES, ROUNDED_CASES, metric, problem
 from torch import Tensor
 
-from binllm.binarization import first_order_gains, second_order_errors
+from binllm.binarization import first_order_gains, output_gains, second_order_errors
 
 Errors = Callable[[np.ndarray, list[int]], np.ndarray]
 
@@ -32,7 +32,7 @@ def nested(x: np.ndarray, counts: list[int]) -> np.ndarray:
 
 
 def leading(x: np.ndarray, counts: list[int]) -> np.ndarray:
-    return second_order_errors.leading_errors(x, x.shape[1])[np.array(counts) - 1]
+    return second_order_errors.leading_errors(np.ascontiguousarray(x.T), np.array(counts))
 
 
 @pytest.mark.parametrize("errors", [nested, leading])
@@ -62,7 +62,7 @@ def test_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> None:
     thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), oracles.quantiles(matrix.abs())[::10]])
     left = [matrix.abs() >= threshold for threshold in thresholds]
     expected, energy = literal_gains(matrix, left, 1), matrix.square().sum()
-    close(first_order_gains.threshold_gains(matrix.sort(1).values.numpy(), thresholds.numpy()), expected, energy)
+    close(first_order_gains.threshold_gains(matrix.T.contiguous().numpy(), thresholds.numpy()), expected, energy)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -77,6 +77,6 @@ def test_output_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> Non
     masks = [matrix.abs() >= threshold for threshold in thresholds]
     left = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
     arguments = matrix, matrix.argsort(1), matrix @ s + cross, s, thresholds
-    found = first_order_gains.output_gains(*(tensor.numpy() for tensor in arguments))
+    found = output_gains.output_gains(*(tensor.numpy() for tensor in arguments))
     scale = ((matrix.abs() @ s.abs() + 2 * cross.abs()) * matrix.abs()).sum()
     close(found, error(matrix) - torch.stack([error(one) for one in left]), scale)

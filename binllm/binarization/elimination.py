@@ -1,0 +1,67 @@
+"""The first of many candidates of least score, where scores are sums over rows: most candidates need only a few of them.
+
+No row scores a candidate below a floor that is known beforehand, an error not below 0. So what some of the rows say, with
+the floors of the others, bounds the score of a candidate from below. All candidates are scored on the rows that can say
+most; the best of them on all rows; then, on more rows if that helped, those only that can still be as good as that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from binllm.parallel import by_parts
+
+HEAVY = (16, 5)  # one row of so many is asked about all candidates; then one of so many about those that are left
+PANEL = 4096  # scores, one for every row and candidate, that a thread finds at once
+LANES = 32  # rows are taken by multiples of so many, since loops over them are vector instructions
+ROUNDING = 1e-12  # of what is compared; a candidate that is worse by no more is kept
+
+Rows = slice | np.ndarray
+
+
+def first_least(
+    scores: Callable[[Rows, np.ndarray], np.ndarray],
+    candidates: int,
+    energy: np.ndarray,
+    floor: np.ndarray | float = 0.0,
+) -> int:
+    """The first candidate of least score; the first of all where no score is a number below infinity.
+
+    Args:
+        scores: Of rows and ascending indices (k,) of candidates, gives the sums (k,) over these rows. Idle threads take
+            panels of rows, so it should not hold Python's lock.
+        candidates: How many there are.
+        energy: (rows,), how much a row can say.
+        floor: (rows,), or one for all, what no score of a row is below.
+
+    Returns:
+        Its index.
+    """
+
+    def total(some: np.ndarray) -> np.ndarray:
+        size = _lanes(PANEL // len(some))
+        panels = [slice(start, start + size) for start in range(0, len(energy), size)]
+        return _comparable(np.sum(by_parts(lambda panel: scores(panel, some), panels, compiled=True), axis=0))
+
+    floor = np.broadcast_to(floor, energy.shape)
+    left, bound, slack = np.arange(candidates), None, ROUNDING * abs(floor.sum())
+    for share in HEAVY:
+        lightest = len(energy) - min(_lanes(len(energy) // share), len(energy))
+        light, heavy = np.split(energy.argpartition(lightest), [lightest])
+        partial = _comparable(scores(heavy, left)) + floor[light].sum()
+        if bound is None:
+            bound = total(left[partial.argmin()][None])[0]
+        before, left = len(left), left[partial <= bound + ROUNDING * abs(bound) + slack]
+        if not 1 < len(left) <= before / 2:
+            break
+    return int(left[total(left).argmin()]) if len(left) else 0
+
+
+def _lanes(rows: int) -> int:
+    return max(rows // LANES, 1) * LANES
+
+
+def _comparable(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(scores), np.inf, scores)
