@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from binllm.parallel import by_parts
+
 PANEL = 128  # rows of a weight whose values are found at once, so that nothing of its size is made
 COLUMNS = 256  # columns of it: A is symmetric, so that a block of them needs only the columns before it
 
@@ -52,15 +54,18 @@ class Quadratic:
         return torch.eye(size, dtype=self.linear.dtype, device=self.linear.device)
 
     def value(self, weight_hat: Tensor) -> float:
-        """Q of ``weight_hat`` (n_out, n_in)."""
-        return float(self.rows(weight_hat).sum()) + self.constant
+        """Q of ``weight_hat`` (n_out, n_in); idle threads take panels of rows."""
+        return float(torch.cat(by_parts(self._of_rows, self._panels(weight_hat))).sum()) + self.constant
 
     def rows(self, weight_hat: Tensor) -> Tensor:
         """The contribution (n_out,) of every output row to Q, without the constant: rows do not interact."""
-        pairs = zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True)
-        return torch.cat([self._of_rows(rows.to(linear.dtype), linear) for rows, linear in pairs])
+        return torch.cat([self._of_rows(panel) for panel in self._panels(weight_hat)])
 
-    def _of_rows(self, w: Tensor, linear: Tensor) -> Tensor:
+    def _panels(self, weight_hat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(weight_hat.split(PANEL), self.linear.split(PANEL), strict=True))
+
+    def _of_rows(self, panel: tuple[Tensor, Tensor]) -> Tensor:
+        w, linear = panel[0].to(panel[1].dtype), panel[1]
         if self.matrix is None:
             return w.sub(linear, alpha=2).mul_(w).sum(1)
         total = w.new_zeros(len(w))

@@ -14,18 +14,23 @@ import numpy as np
 from binllm.parallel import by_parts
 
 HEAVY = (16, 5)  # one row of so many is asked about all candidates; then one of so many about those that are left
-PANEL = 4096  # scores, one for every row and candidate, that a thread finds at once
+PANEL = 4096  # scores, one for every row and candidate, that are worth another thread
+ROWS = 256  # that a thread takes at once, if they are worth it: what is known of them stays in the second-level cache
 LANES = 32  # rows are taken by multiples of so many, since loops over them are vector instructions
 ROUNDING = 1e-12  # of what is compared; a candidate that is worse by no more is kept
+ROUGH = 1e-4  # of the energy, the same for what is found in float32: ten times what 128 rounded terms can add up to
+MANY = 4  # candidates that are worth a rough look
 
 Rows = slice | np.ndarray
+Scores = Callable[[Rows, np.ndarray], np.ndarray]
 
 
 def first_least(
-    scores: Callable[[Rows, np.ndarray], np.ndarray],
+    scores: Scores,
     candidates: int,
     energy: np.ndarray,
     floor: np.ndarray | float = 0.0,
+    rough: Scores | None = None,
 ) -> int:
     """The first candidate of least score; the first of all where no score is a number below infinity.
 
@@ -35,13 +40,14 @@ def first_least(
         candidates: How many there are.
         energy: (rows,), how much a row can say.
         floor: (rows,), or one for all, what no score of a row is below.
+        rough: The same scores in float32.
 
     Returns:
         Its index.
     """
 
-    def total(some: np.ndarray) -> np.ndarray:
-        size = _lanes(PANEL // len(some))
+    def total(some: np.ndarray, scores: Scores = scores) -> np.ndarray:
+        size = max(_lanes(PANEL // len(some)), min(_lanes(len(energy) // 4), ROWS))
         panels = [slice(start, start + size) for start in range(0, len(energy), size)]
         return _comparable(np.sum(by_parts(lambda panel: scores(panel, some), panels, compiled=True), axis=0))
 
@@ -56,6 +62,9 @@ def first_least(
         before, left = len(left), left[partial <= bound + ROUNDING * abs(bound) + slack]
         if not 1 < len(left) <= before / 2:
             break
+    if rough is not None and len(left) > MANY:
+        partial = total(left, rough)
+        left = left[partial <= partial.min() + ROUGH * energy.sum()] if np.isfinite(partial).all() else left
     return int(left[total(left).argmin()]) if len(left) else 0
 
 

@@ -5,8 +5,8 @@ With x the entries of a group in one output row, n of them, m their mean, and z 
     x̂ = m + s sign(x - m),  s = Σ|x - m| / n,   Σ(x - x̂)² = Σx² - n m² - (n + z) s²
 
 and sign(0) = 0, as in the published code. Gains are computed anew for every candidate, in all rows at once: the inner loops
-are those over the rows. Rows are independent, and no function holds Python's lock, so that threads can share the rows. All
-is float64.
+are those over the rows. Rows are independent, and no function holds Python's lock, so that threads can share the rows. Sums
+of a row are in the dtype of x.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def threshold_gains(x: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How much less than ``Σx²`` the first-order error is of the entries with ``|x| < t`` and the others.
 
     Args:
-        x: (width, rows) float64.
-        thresholds: t (candidates,) float64.
+        x: (width, rows) float64, or float32 for a rough answer.
+        thresholds: t (candidates,) of the same dtype.
 
     Returns:
         (candidates,) float64, the sums over all rows; what the errors lack is the same for all candidates.
@@ -59,7 +59,7 @@ def _levels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit all rows: how many entries are small, their sum; means and scales (2, rows), small first; the least |x - m|."""
     size, small, least = np.zeros_like(total), np.zeros_like(total), np.full_like(total, np.inf)
-    means, scales = np.empty((2, len(total))), np.zeros((2, len(total)))
+    means, scales = np.zeros((2, len(total)), x.dtype), np.zeros((2, len(total)), x.dtype)
     _first_pass(x, t, size, small)
     for r in range(len(total)):
         means[0, r], means[1, r] = small[r] / max(size[r], 1), (total[r] - small[r]) / max(len(x) - size[r], 1)
@@ -73,51 +73,47 @@ def _levels(
 @compiled(fastmath={"contract"})
 def _first_pass(x: np.ndarray, t: float, size: np.ndarray, small: np.ndarray) -> None:
     """Count the small entries and add them up."""
-    whole = len(x) // STEP * STEP
+    whole, none, one = len(x) // STEP * STEP, x.dtype.type(0), x.dtype.type(1)
     for j in range(0, whole, STEP):
         for r in range(len(size)):
             sums = size[r], small[r]
             for step in range(STEP):
-                sums = _with_small(x[j + step, r], t, sums)
+                below = abs(x[j + step, r]) < t
+                sums = sums[0] + (one if below else none), sums[1] + (x[j + step, r] if below else none)
             size[r], small[r] = sums
     for j in range(whole, len(x)):
         for r in range(len(size)):
-            size[r], small[r] = _with_small(x[j, r], t, (size[r], small[r]))
-
-
-@compiled(fastmath={"contract"})
-def _with_small(x: float, t: float, sums: tuple[float, float]) -> tuple[float, float]:
-    size, small = sums
-    below = abs(x) < t
-    return size + (1.0 if below else 0.0), small + (x if below else 0.0)
+            below = abs(x[j, r]) < t
+            size[r] += one if below else none
+            small[r] += x[j, r] if below else none
 
 
 @compiled(fastmath={"contract"})
 def _second_pass(x: np.ndarray, t: float, means: np.ndarray, spread: np.ndarray, least: np.ndarray) -> None:
     """Add up magnitudes of the deviations from the means of small and large entries, and find the least magnitude."""
-    whole = len(x) // STEP * STEP
+    whole, none = len(x) // STEP * STEP, x.dtype.type(0)
     for j in range(0, whole, STEP):
         for r in range(len(least)):
             sums = spread[0, r], spread[1, r], least[r]
             for step in range(STEP):
-                sums = _with_deviation(x[j + step, r], t, (means[0, r], means[1, r]), sums)
+                sums = _with_deviation(x[j + step, r], t, (means[0, r], means[1, r], none), sums)
             spread[0, r], spread[1, r], least[r] = sums
     for j in range(whole, len(x)):
         for r in range(len(least)):
             sums = spread[0, r], spread[1, r], least[r]
-            spread[0, r], spread[1, r], least[r] = _with_deviation(x[j, r], t, (means[0, r], means[1, r]), sums)
+            spread[0, r], spread[1, r], least[r] = _with_deviation(x[j, r], t, (means[0, r], means[1, r], none), sums)
 
 
 @compiled(fastmath={"contract"})
 def _with_deviation(
-    x: float, t: float, means: tuple[float, float], sums: tuple[float, float, float]
+    x: float, t: float, means: tuple[float, float, float], sums: tuple[float, float, float]
 ) -> tuple[float, float, float]:
-    small, large, least = sums
+    (small, large, least), none = sums, means[2]
     below = abs(x) < t
     magnitude = abs(x - (means[0] if below else means[1]))
     return (
-        small + (magnitude if below else 0.0),
-        large + (0.0 if below else magnitude),
+        small + (magnitude if below else none),
+        large + (none if below else magnitude),
         magnitude if magnitude < least else least,
     )
 

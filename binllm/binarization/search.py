@@ -8,14 +8,15 @@ Differs from the published code: that decides in float32, and may keep another o
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from math import isfinite
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from binllm.binarization.elimination import Rows, first_least
+from binllm.binarization.elimination import Rows, Scores, first_least
 from binllm.binarization.first_order_gains import split_fit, threshold_gains
 from binllm.binarization.output_gains import output_gains
 from binllm.binarization.second_order_errors import leading_errors, nested_errors
@@ -50,7 +51,11 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
     x = _entries(searched.T)[torch.cat([first, others.nonzero()[:, 0]]).cpu()]
-    best = first_least(lambda rows, some: leading_errors(_of(rows, x), 1 + some), most - 1, _energy(x))
+
+    def scores(x: np.ndarray) -> Scores:
+        return lambda rows, some: leading_errors(_of(rows, x), 1 + some)
+
+    best = first_least(scores(x), most - 1, _energy(x), rough=_rough(scores, searched, x))
     return ranking.topk(1 + best).indices.sort().values
 
 
@@ -67,9 +72,11 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     thresholds = _plain_thresholds(searched, salient)
     x, limits = _entries(searched.T)[~salient.cpu()], _entries(thresholds)
     energy = _energy(x)
-    best = first_least(
-        lambda rows, some: -threshold_gains(_of(rows, x), limits[some]), len(limits), energy, floor=-energy
-    )
+
+    def scores(x: np.ndarray) -> Scores:
+        return lambda rows, some: -threshold_gains(_of(rows, x), limits[some].astype(x.dtype))
+
+    best = first_least(scores(x), len(limits), energy, floor=-energy, rough=_rough(scores, searched, x))
     return _split(searched, ~salient, thresholds[best])
 
 
@@ -90,12 +97,14 @@ def split_plain_by_inputs(
     s, limits = metric.double(), _entries(thresholds)
     image = left @ s
     x, pull, s_plain = (_entries(each)[~salient.cpu()] for each in (searched.T, image.T, s[:, ~salient]))
-    by_row = tuple(map(np.ascontiguousarray, (x.T, x.argsort(0).T, pull.T)))
+    x_rows, order, pull_rows = map(np.ascontiguousarray, (x.T, x.argsort(0).T, pull.T))
 
     def scores(rows: Rows, some: np.ndarray) -> np.ndarray:
         if len(some) > FEW:
-            return -output_gains(*(array[rows] for array in by_row), s_plain, limits[some])
-        return -np.array([_output_gain(split_fit(_of(rows, x), limits[k]), pull[:, rows], s_plain) for k in some])
+            return -output_gains(x_rows[rows], order[rows], pull_rows[rows], s_plain, limits[some])
+        return -np.array(
+            [_output_gain(split_fit(_of(rows, x), float(limits[k])), pull[:, rows], s_plain) for k in some]
+        )
 
     # S may be positive semi-definite only up to the rounding of its entries.
     energy = (image * left).sum(1) + torch.finfo(metric.dtype).eps * s.trace() * left.square().sum(1)
@@ -177,6 +186,12 @@ def _entries(values: Tensor) -> np.ndarray:
 def _energy(x: np.ndarray) -> np.ndarray:
     """Σx² (rows,) of every row, for x (width, rows)."""
     return np.einsum("ij,ij->j", x, x)
+
+
+def _rough(scores: Callable[[np.ndarray], Scores], searched: Tensor, x: np.ndarray) -> Scores | None:
+    """Scores in float32, if M is: then nothing is lost by it but what sums are rounded by."""
+    made = cache(lambda: scores(x.astype(np.float32)))  # most searches do not ask
+    return (lambda rows, some: made()(rows, some)) if searched.dtype == torch.float32 else None
 
 
 def _of(rows: Rows, x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ With x the entries of a group in one output row, n of them, m their mean, and z 
 
 and sign(0) = 0, as in the published code. Errors are computed anew for every candidate, by `leading_errors` in all rows at
 once, where the inner loops are those over the rows. Rows are independent, and no function holds Python's lock, so that
-threads can share the rows. All is float64.
+threads can share the rows. Sums of a row are in the dtype of x.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def leading_errors(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Second-order errors of two groups of columns, the first few and the others.
 
     Args:
-        x: (width, rows) float64.
+        x: (width, rows) float64, or float32 for a rough answer.
         counts: (candidates,) int64, sizes of the first group, ascending, at most the width.
 
     Returns:
@@ -71,9 +71,9 @@ def leading_errors(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
 @compiled()
 def _columns_error(x: np.ndarray, start: int, stop: int, total: np.ndarray) -> float:
     """What `_second_order_error` gives for the columns from start to stop of x (width, rows), summed over the rows."""
-    n = stop - start
-    if n <= 2:
+    if stop - start <= 2:
         return 0.0  # two entries are their mean plus and minus one scale
+    n = x.dtype.type(stop - start)
     mean, spread, other, least = total / n, np.zeros_like(total), np.zeros_like(total), np.full_like(total, np.inf)
     _first_pass(x, start, stop, mean, spread, other, least)
     scale = spread / n
@@ -93,23 +93,23 @@ def _first_pass(
     x: np.ndarray, start: int, stop: int, mean: np.ndarray, spread: np.ndarray, signs: np.ndarray, least: np.ndarray
 ) -> None:
     """Add up magnitudes and signs of the deviations from the mean, and find the least magnitude."""
-    whole = start + (stop - start) // STEP * STEP
+    whole, one = start + (stop - start) // STEP * STEP, x.dtype.type(1)
     for j in range(start, whole, STEP):
         for r in range(len(mean)):
             sums = spread[r], signs[r], least[r]
             for step in range(STEP):
-                sums = _with_deviation(x[j + step, r] - mean[r], sums)
+                sums = _with_deviation(x[j + step, r] - mean[r], one, sums)
             spread[r], signs[r], least[r] = sums
     for j in range(whole, stop):
         for r in range(len(mean)):
-            spread[r], signs[r], least[r] = _with_deviation(x[j, r] - mean[r], (spread[r], signs[r], least[r]))
+            spread[r], signs[r], least[r] = _with_deviation(x[j, r] - mean[r], one, (spread[r], signs[r], least[r]))
 
 
 @compiled(fastmath={"contract"})
-def _with_deviation(deviation: float, sums: tuple[float, float, float]) -> tuple[float, float, float]:
+def _with_deviation(deviation: float, one: float, sums: tuple[float, float, float]) -> tuple[float, float, float]:
     spread, signs, least = sums
     magnitude = abs(deviation)
-    return spread + magnitude, signs + math.copysign(1.0, deviation), magnitude if magnitude < least else least
+    return spread + magnitude, signs + math.copysign(one, deviation), magnitude if magnitude < least else least
 
 
 @compiled(fastmath={"contract"})

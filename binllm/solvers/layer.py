@@ -62,8 +62,7 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     walk = _Walk(problem, binarization, solver, dtype)
     small = problem.weight.numel() < LARGE
     with one_thread(small):
-        greedy = walk.greedy()
-    value = problem.objective.value(greedy)
+        value = problem.objective.value(walk.greedy())
     trace = [value + walk.gained, value]
     for _ in range(solver.passes if walk.joint else 0):
         with one_thread(small):

@@ -12,7 +12,7 @@ from torch import Tensor
 from binllm.binarization.uniform import clipped_grid, grid
 from binllm.objectives import Objective, OutputAlign, WeightAlign
 from binllm.plan import Plan
-from binllm.solvers import Rounding, Solution, solve
+from binllm.solvers import Feedback, Rounding, Solution, solve
 
 LAYER = sample(Kind(6, 44, 60))
 OBJECTIVES: dict[str, Objective] = {"weight_align": WeightAlign(), "output_align": OutputAlign(alpha=0.25)}
@@ -95,3 +95,17 @@ def test_a_solver_that_keeps_codes_is_not_asked_for_a_fit() -> None:
     problem = Plan(WeightAlign(), binarization, Keeping()).problem(WeightAlign(), LAYER.weight, LAYER.statistics())
     found = solve(problem, binarization, Keeping())
     assert found.trace[0] == found.trace[-1]
+
+
+@objectives
+@methods
+def test_feedback_in_float32_leaves_as_little_error(method: str, objective: str) -> None:
+    binarization, solver = PUBLISHED[method]
+    plan = Plan(OBJECTIVES[objective], binarization, solver)
+    problem = plan.problem(plan.objective, LAYER.weight, LAYER.statistics())
+    rounded = problem.to(torch.float32)
+    assert rounded.feedback_is_objective == problem.feedback_is_objective
+    found = solve(rounded, binarization, solver).code.dense(torch.float64)
+    exact = solve(problem, binarization, solver).code.dense(torch.float64)
+    assert problem.objective.value(found) == pytest.approx(problem.objective.value(exact), rel=1e-3)
+    assert not torch.equal(found, exact) or solver.feedback is Feedback.none or binarization.block_size is None
