@@ -157,7 +157,8 @@ class _Walk:
         metric = self._block_metric(span, own)
         # Which columns are salient is a question to the inputs, also where the objective does not see them.
         inputs = metric if self.problem.feedback_is_objective else self.problem.feedback[span, span]
-        target = Target(start.clone(), metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
+        columns = start.clone()  # solvers change it
+        target = Target(columns, metric, inputs, upper, lambda: variance()[span], limits).to(self.dtype)
         block = self.binarization.initialise(target)
         running = Running.of(target, None if drift is None else drift[span, span].to(self.dtype))
         keeps = getattr(self.solver, "keeps_codes", False)
@@ -204,14 +205,15 @@ class _Walk:
         coming, index = self.coming(), len(self.blocks)
         if coming.coupling is not None:
             coming.carried.addmm_(coming.coupling.T, self.errors[self.spans[index - 1]])
-        del self.factor.panels[: (0, 2)[index] if index < 2 else 1]  # the first block may ask for the whole factor
+        if index > 0:  # the first block may ask for the whole factor: its panel goes with the second one's
+            del self.factor.panels[: 2 if index == 1 else 1]
         if index + 1 < len(self.spans):
             self.coming = ahead(lambda: self._look_at(index + 1))
         return coming.own, coming.upper, coming.carried
 
     def _look_at(self, index: int) -> _Coming:
         """What is known of a block before the last one is done."""
-        span, panel = self.spans[index], self.factor.panels[index == 1]
+        span, panel = self.spans[index], self.factor.panels[1 if index == 1 else 0]  # those before have gone
         own = panel[span].clone()
         upper = inverse_of_upper(own)
         if index == 0 or self.solver.feedback is Feedback.none:

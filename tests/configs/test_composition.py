@@ -11,8 +11,12 @@ import yaml
 
 from binllm.configuration import compose_run, rewrite
 from binllm.errors import BinllmError
+from binllm.identity import ALGORITHMS, identify
 from binllm.objectives import OutputAlign, Proposed, WeightAlign
+from binllm.plan import Precision
+from binllm.registry import version_of
 from binllm.schema import GROUPS, RunConfig, build
+from binllm.tracking.naming import LEAVE_OUT, config_hash
 from binllm.yaml_folder import CONF
 
 PATHS = {"model=folder": "model.path=/tmp", "dataset=text": "dataset.path=/tmp/a.txt", "model=hub": "model.id=a/b"}
@@ -146,3 +150,15 @@ def test_a_mistake_is_one_line_with_the_full_key(mistake: str):
     with pytest.raises(BinllmError, match="^" + MISTAKES[mistake]) as caught:
         built(*mistake.split())
     assert "\n" not in str(caught.value)
+
+
+def test_the_precision_of_the_feedback_names_another_run_only_where_it_is_not_that_of_older_runs():
+    words = ("method=billm", "calibration.feedback_dtype=float64")
+    usual = identify(compose_run(words))
+    older = {**usual.resolved, "calibration": dict(usual.resolved["calibration"])}
+    del older["calibration"]["feedback_dtype"]
+    versions = {group: version_of(getattr(usual.config, group)) for group in (*ALGORITHMS, "diagnostics")}
+    assert usual.digest == config_hash(older | {"versions": versions}, leave_out=LEAVE_OUT)
+    assert usual.digest != identify(compose_run(["method=billm"])).digest
+    assert built("method=billm").calibration.feedback_dtype is Precision.float32
+    assert built().calibration.feedback_dtype is Precision.float64

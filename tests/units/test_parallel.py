@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from binllm.parallel import by_parts, one_thread, side_by_side
+from binllm.parallel import ahead, by_parts, one_thread, side_by_side
 
 
 def test_results_come_in_order_from_calls_that_overlap() -> None:
@@ -104,3 +104,64 @@ def test_an_error_in_a_part_reaches_the_caller_from_either_thread() -> None:
     for wrong in (0, 1):
         with one_thread(), pytest.raises(ValueError, match=f"item {wrong}"):
             by_parts(fail, range(2))
+
+
+def test_an_idle_thread_begins_with_what_is_asked_for_later() -> None:
+    begun, here = threading.Event(), threading.get_ident()
+
+    def work() -> tuple[int, int, bool]:
+        begun.set()
+        return threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            result = ahead(work)
+            assert begun.wait(20)
+            assert result()[0] != here
+            assert result()[1:] == (1, False)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_an_idle_thread_the_caller_does_it_when_it_asks() -> None:
+    seen: list[int] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with one_thread():
+            result = ahead(lambda: seen.append(threading.get_ident()))
+            assert not seen
+            result()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [threading.get_ident()]
+
+
+def test_a_busy_thread_does_not_hold_up_parts() -> None:
+    """The helper is kept waiting until the parts are done: they would never end if they waited for it."""
+    free = threading.Event()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            busy = ahead(lambda: free.wait(20))
+            assert by_parts(lambda item: item + 1, [1, 2, 3]) == [2, 3, 4]
+            free.set()
+            assert busy()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_ahead_reaches_whoever_asks() -> None:
+    def fail() -> None:
+        raise ValueError("ahead")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread(), pytest.raises(ValueError, match="ahead"):
+            ahead(fail)()
+    finally:
+        torch.set_num_threads(before)
