@@ -3,10 +3,11 @@
 ``python -m experiments.benchmarks.layers`` writes results/benchmarks/layers.json. For one layer of 576 outputs and 1536
 inputs, in one process and in turn: the seconds of this project's solver and of `PublishedLayer` of tests/oracles.py, which
 goes through candidates one by one as the published code does, both with all threads asked for, the oracle in float32, as the
-published code is, and ours both with factors and feedback in float64, as in every run, and in float32; how far ours are from
-the oracle in float64; and the memory of ours beyond its inputs. Then, ours alone: the growth with the size of the layer, and
-the CPU seconds of all layer shapes of SmolLM2-135M, 30 blocks, to compare with those that the authors' code spends outside
-its forward passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured with that code).
+published code is, and ours with factors and feedback in float32, as the presets have it, and in float64; how far ours and
+the oracle are from the oracle in float64; and the memory of ours beyond its inputs. Then, ours alone and as the presets
+have it: the growth with the size of the layer, and the CPU seconds of all layer shapes of SmolLM2-135M, 30 blocks, to compare
+with those that the authors' code spends outside its forward passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured
+with that code).
 
 Run it alone on a machine. ``--quick`` is a check of this script, its layers are too small to show anything.
 """
@@ -95,6 +96,11 @@ def random_problem(plan: Plan, shape: tuple[int, int], tokens: int) -> Problem:
     return plan.problem(objective, weight, moments.statistics())
 
 
+def as_run(plan: Plan, shape: tuple[int, int], tokens: int) -> Problem:
+    """The random problem in the precision of the preset."""
+    return random_problem(plan, shape, tokens).to(getattr(torch, plan.calibration.feedback_dtype.value))
+
+
 def plan_for(method: str) -> Plan:
     """The plan of a preset."""
     return plan_of(build(compose_run([f"method={method}"])))
@@ -123,7 +129,7 @@ def peak_of(method: str, sizes: Sizes) -> int:
     """
     library, plan = ctypes.CDLL(None), plan_for(method)
     library.mallopt(M_MMAP_THRESHOLD, 2**16)
-    problem = random_problem(plan, sizes.layer, sizes.tokens)
+    problem = as_run(plan, sizes.layer, sizes.tokens)
     solve(problem, plan.binarization, plan.solver)  # what libraries keep from now on is not the layer's
     library.malloc_trim(0)
     before = current_rss()
@@ -152,9 +158,10 @@ def compare(sizes: Sizes) -> list[dict[str, Any]]:
         plan = plan_for(method)
         problem = random_problem(plan, sizes.layer, sizes.tokens)
         exact = oracle(problem.weight, problem.feedback)
-        slow, _ = timed(partial(oracle, problem.weight.float(), problem.feedback.float()), sizes.repeats)
-        row: dict[str, Any] = {"method": method, "oracle_seconds": slow}
-        print(f"{method:16s} oracle {min(slow):6.2f} s", end="", flush=True)
+        slow, rounded = timed(partial(oracle, problem.weight.float(), problem.feedback.float()), sizes.repeats)
+        rounding = float((rounded - exact).norm() / exact.norm())
+        row: dict[str, Any] = {"method": method, "oracle_seconds": slow, "oracle_difference": rounding}
+        print(f"{method:16s} oracle {min(slow):6.2f} s, difference {rounding:.1e}", end="", flush=True)
         for name, one in (("float64", problem), ("float32", problem.to(torch.float32))):
             ours(plan, one)  # first calls load libraries
             fast, found = timed(partial(ours, plan, one), REPEATS_OF_OURS * sizes.repeats)
@@ -170,7 +177,7 @@ def growth(sizes: Sizes, method: str) -> dict[str, Any]:
     """Seconds for layers of several sizes, and the line over ``n_out n_in``, of which blocks and rows are searched."""
     plan, points = plan_for(method), []
     for shape in sizes.growth:
-        seconds, _ = timed(partial(ours, plan, random_problem(plan, shape, sizes.tokens)), sizes.repeats)
+        seconds, _ = timed(partial(ours, plan, as_run(plan, shape, sizes.tokens)), sizes.repeats)
         points += [{"n_out": shape[0], "n_in": shape[1], "seconds": one} for one in seconds]
     entries = [point["n_out"] * point["n_in"] for point in points]
     return {"seconds_per_entry": linear_fit(entries, [point["seconds"] for point in points]), "points": points}
@@ -180,7 +187,7 @@ def model_seconds(method: str, sizes: Sizes) -> float:
     """CPU seconds of the layers of SmolLM2-135M, without moments and forward passes; the best of the repeats of a shape."""
     plan, total = plan_for(method), 0.0
     for shape, count in SMOLLM2.items():
-        problem, spent = random_problem(plan, shape, sizes.tokens), []
+        problem, spent = as_run(plan, shape, sizes.tokens), []
         for _ in range(sizes.repeats):
             begun = time.process_time()
             ours(plan, problem)
