@@ -1,13 +1,13 @@
 """What a whole layer costs with the methods of BiLLM and ARB-LLM, next to the published way to do it.
 
-``python -m experiments.benchmarks.layers`` writes results/benchmarks/layers.json. For one layer of 576 outputs and 1536
-inputs, in one process and in turn: the seconds of this project's solver and of `PublishedLayer` of tests/oracles.py, which
-goes through candidates one by one as the published code does, both with all threads asked for, the oracle in float32, as the
-published code is, and ours with factors and feedback in float32, as the presets have it, and in float64; how far ours and
-the oracle are from the oracle in float64; and the memory of ours beyond its inputs. Then, ours alone and as the presets
-have it: the growth with the size of the layer, and the CPU seconds of all layer shapes of SmolLM2-135M, 30 blocks, to compare
-with those that the authors' code spends outside its forward passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured
-with that code).
+``python -m experiments.benchmarks.layers`` writes results/benchmarks/layers.json. For one layer of 576 outputs and
+1536 inputs, in one process and in turn: the seconds of this project's solver and of `PublishedLayer` of
+tests/oracles.py, which goes through candidates one by one as the published code does, both with all threads asked
+for, the oracle in float32, as the published code is, and ours with factors and feedback in float32, as the presets
+have it, and in float64; how far ours and the oracle are from the oracle in float64; and the memory of ours beyond its
+inputs. Then, ours alone and as the presets have it: the growth with the size of the layer, and the CPU seconds of all
+layer shapes of SmolLM2-135M, 30 blocks, to compare with those that the authors' code spends outside its forward
+passes (550 for BiLLM and 1,250 for ARB-RC with CGB, measured with that code).
 
 Run it alone on a machine. ``--quick`` is a check of this script, its layers are too small to show anything.
 """
