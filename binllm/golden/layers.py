@@ -4,8 +4,8 @@ The published code (``BRAGPTQ``) accumulates ``H = (2/n) Σ_j X_jᵀ X_j`` over 
 weight 0 and the diagonal entry 1, damps H by a fraction of its mean diagonal and walks over the blocks. Here that is one
 `Problem`: weight alignment with errors fed back in H; output alignment in H for ARB-X, whose own matrix is H / 2.
 
-Differs from the published code: factors and feedback are float64, or float32 if that fails (`LayerCheck.run`); the search of
-ARB-X weighs inputs that never occur by H's 1.
+Differs from the published code: factors and feedback are float64, or float32 and the factor made as published if that fails
+(`LayerCheck.run`); the search of ARB-X weighs inputs that never occur by H's 1.
 """
 
 from __future__ import annotations
@@ -57,21 +57,24 @@ class Tolerances:
         """Those of the case's kind, or `SPREAD` times what noise of 1e-6 in H was seen to change if that is more."""
         output = case.argument("output_relative_error", float, 0.0)
         change = SPREAD * sensitivity(case, "relative_change_of_error")
+        weight = sensitivity(case, "relative_frobenius_change_of_weight")
+        # Recorded as the value under noise. Not beyond what the weight moved: a wrong value is not to allow for itself.
+        moved = min(abs(sensitivity(case, "output_relative_error", output) - output), weight * output)
         if "real" in case.file.kind.lower():  # ill-conditioned inputs: a search may end at a neighbouring split
             usual = cls(error=0.02, output_error=0.02 * output, weight=0.1, groups=1e-2)
         else:
             usual = cls(error=1e-4, output_error=1e-4, weight=1e-2, groups=1e-3)
         return cls(
             error=max(usual.error, change),
-            output_error=max(usual.output_error, change * output),
-            weight=max(usual.weight, SPREAD * sensitivity(case, "relative_frobenius_change_of_weight")),
+            output_error=max(usual.output_error, change * output, SPREAD * moved),
+            weight=max(usual.weight, SPREAD * weight),
             groups=max(usual.groups, SPREAD * sensitivity(case, "fraction_of_groups_changed")),
         )
 
 
-def sensitivity(case: Case, key: str) -> float:
-    """A recorded change under noise of 1e-6 in H; 0 if none is recorded."""
-    return argument(case, case.argument(SENSITIVITY, dict, {}), key, float, 0.0)
+def sensitivity(case: Case, key: str, usual: float = 0.0) -> float:
+    """What was recorded under noise of 1e-6 in H; the usual value if nothing is recorded."""
+    return argument(case, case.argument(SENSITIVITY, dict, {}), key, float, usual)
 
 
 @dataclass(frozen=True)

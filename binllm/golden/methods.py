@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from binllm.binarization import Cells, Target
 from binllm.binarization.partition import Partition
 from binllm.binarization.salience import Salience
@@ -14,6 +17,7 @@ from binllm.packing.code import BinaryCode
 from binllm.quadratic import Problem
 from binllm.solvers import Feedback, Solution, solve
 from binllm.solvers.arb import Arb
+from binllm.solvers.linear_algebra import Factor, inverse_of_upper
 from binllm.solvers.rounding import Rounding
 
 METHODS = ("braq", "arb", "arb-x", "arb-rc")  # braq is BiLLM
@@ -96,7 +100,7 @@ class Method:
         """Quantize a layer, fits in float32 as published.
 
         Args:
-            problem: The layer's.
+            problem: The layer's; in float32 its factor is the published one.
             block_size: Columns of a block.
             feedback: Error feedback between blocks.
             ridge: Of the metric, relative to its mean diagonal.
@@ -111,7 +115,31 @@ class Method:
         recorder = Recorder(self.partition(block_size))
         # Any, because pyright does not take class constants for the properties of a protocol.
         solver: Any = (Rounding if self.name == METHODS[0] else Arb)(feedback=feedback, ridge=ridge)
-        return solve(problem, recorder, solver), recorder.blocks
+        published = problem.weight.dtype == torch.float32
+        factor = published_factor(problem.feedback, ridge, block_size) if published else None
+        return solve(problem, recorder, solver, factor=factor), recorder.blocks
+
+
+def published_factor(metric: Tensor, ridge: float, width: int) -> Factor:
+    """The factor by the way of the published code, which inverts the metric in its own precision and factors the inverse.
+
+    `factorise` needs no inverse. In float32 the two differ by more than rounding of the result, enough to turn a near tie.
+
+    Args:
+        metric: H (n, n).
+        ridge: Relative to the mean of its diagonal.
+        width: Columns of a panel.
+
+    Raises:
+        torch.linalg.LinAlgError: H or its inverse is not positive definite in this precision.
+    """
+    damped = metric.clone()
+    damped.diagonal().add_(ridge * metric.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    own = inverse_of_upper(upper.double()).to(metric.dtype)  # the walk inverts it back: no further rounding
+    starts = range(0, len(own), width)
+    return Factor([own[: start + width, start : start + width].clone() for start in starts], ridge, recoveries=0)
 
 
 class Recorder:

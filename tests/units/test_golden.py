@@ -18,9 +18,10 @@ from binllm import tools
 from binllm.errors import BinllmError
 from binllm.golden.files import Case, GoldenFile
 from binllm.golden.groups import as_published, published_order
-from binllm.golden.layers import LayerCheck
+from binllm.golden.layers import LayerCheck, Tolerances
 from binllm.golden.outcome import Difference, Outcome, Verdict, relative
 from binllm.golden.report import check_of
+from binllm.solvers import Feedback
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES = [
@@ -212,6 +213,16 @@ def test_an_unstable_layer_is_shown_and_not_judged(tmp_path: Path) -> None:
     assert str(outcome).startswith("skipped: noise of 1e-6 in H changes the published error by 5.0%; reported error, ")
 
 
+@pytest.mark.parametrize(("moved", "allowed"), [(0.01, 5 * 0.0001), (1e-6, 1e-4)])
+def test_the_output_error_may_move_as_under_noise_and_no_more_than_the_weight(
+    tmp_path: Path, moved: float, allowed: float
+) -> None:
+    noise = {"output_relative_error": 0.2726, "relative_frobenius_change_of_weight": moved}
+    about = {"output_relative_error": 0.2725, "sensitivity_to_1e_6_noise_in_H": noise}
+    case = altered(tmp_path, "layer_synthetic", "billm.braq.hessian", {}, **about)
+    assert Tolerances.of(case).output_error == pytest.approx(allowed)
+
+
 def test_another_number_of_thresholds_is_skipped(tmp_path: Path) -> None:
     about = {"num_p": 2, "tmp": "in.heavy.H", "inp": "in.heavy.H"}
     for source, case in (("layer_synthetic", "arb.arb.hessian"), ("search", "arb.heavy.hessian.up50")):
@@ -238,6 +249,25 @@ def test_a_dead_input_has_weight_zero_and_diagonal_one(tmp_path: Path) -> None:
     assert problem.weight.tolist() == [[1, -2, 0]]
     torch.testing.assert_close(problem.feedback, torch.tensor([[8.0, 12, 0], [12, 18, 0], [0, 0, 1]]).double())
     assert torch.equal(problem.objective.metric, torch.eye(3).double())
+
+
+def test_in_float32_the_diagonal_is_that_of_the_published_way_to_it(tmp_path: Path) -> None:
+    """Nearly dependent inputs: the inverse of the damped H, in float32, is off by far more than its factors would be."""
+    tokens = 1 + 0.01 * normal(2, 8, 6, source=generator(0)).float()
+    tensors = {"in.weight": normal(4, 6, source=generator(1)).float(), "in.tokens": tokens}
+    about = {"salient_metric": "magnitude", "up_lim": 3}
+    check = LayerCheck.of(altered(tmp_path, "layer_synthetic", "billm.braq.hessian", tensors, **about))
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        hessian = check.hessian(dtype)
+        solution, blocks = check.method.solve(check.problem(hessian), 128, Feedback.diagonal, ridge=1e-5)
+        damped = hessian + 1e-5 * hessian.diagonal().mean() * torch.eye(6, dtype=dtype)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        diagonal = torch.linalg.cholesky(inverse, upper=True).diagonal().double()
+        error = check.weight - blocks[0].dense().T.double()
+        assert solution.fed_back == pytest.approx(float((error / diagonal).square().sum()), rel=1e-5)
+        found[dtype] = solution.fed_back
+    assert found[torch.float32] != pytest.approx(found[torch.float64], rel=1e-3)
 
 
 def test_the_hessian_is_that_of_all_sequences(tmp_path: Path) -> None:
