@@ -13,6 +13,7 @@ from binllm.binarization.partition import Partition
 from binllm.binarization.salience import Salience
 from binllm.errors import bad_value
 from binllm.golden.files import Case
+from binllm.golden.outcome import Unjudged
 from binllm.packing.code import BinaryCode
 from binllm.quadratic import Problem
 from binllm.solvers import Feedback, Solution, solve
@@ -33,14 +34,12 @@ class Method:
         metric: Its salience.
         salient_groups: 2 with CGB (``order2_group``).
         up_lim: One more than the largest number of salient columns that is tried.
-        groups: Thresholds of the plain entries (``num_p``); this project has one.
     """
 
     name: str
     metric: str
     salient_groups: int
     up_lim: int
-    groups: int
 
     @classmethod
     def of(cls, case: Case, metric: str, up_lim: int) -> Method:
@@ -53,26 +52,24 @@ class Method:
 
         Raises:
             BinllmError: An option that the published code does not have.
+            Unjudged: More than one threshold of the plain entries.
         """
         name = case.argument("method", str, METHODS[0])
         if name not in METHODS:
-            raise bad_value(f"{case}: method", name, METHODS)
+            raise bad_value("method", name, METHODS)
         salience = case.argument(metric, str, "magnitude")
         if salience not in METRICS:
-            raise bad_value(f"{case}: {metric}", salience, METRICS)
+            raise bad_value(metric, salience, METRICS)
+        thresholds = case.argument("num_p", int, 1)
+        if thresholds != 1:
+            raise Unjudged(f"num_p = {thresholds}: this project has one threshold")
         grouped = case.argument("order2_group", bool, False) and name != METHODS[0]
         return cls(
             name,
             salience,
             salient_groups=1 + grouped,
             up_lim=case.argument("up_lim", int, up_lim),
-            groups=case.argument("num_p", int, 1),
         )
-
-    @property
-    def unsupported(self) -> str:
-        """What this project does not have, or nothing."""
-        return f"num_p = {self.groups}: this project has one threshold" if self.groups != 1 else ""
 
     @property
     def looks_at_inputs(self) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import generator, normal
 from helpers_golden import FOLDER, Description, altered
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from binllm.errors import BinllmError
 from binllm.golden.files import Case, GoldenFile
 from binllm.golden.groups import as_published, published_order
-from binllm.golden.layers import LayerCheck, Tolerances
-from binllm.golden.outcome import Difference, Outcome, Verdict, relative
+from binllm.golden.layers import SENSITIVITY, LayerCheck, Tolerances
+from binllm.golden.outcome import Difference, Outcome, Unjudged, Verdict, relative
 from binllm.golden.report import check_of
 from binllm.solvers import Feedback
 
@@ -73,7 +76,7 @@ def test_every_stored_output_of_a_layer_counts(tmp_path: Path) -> None:
 
 def test_an_unstable_layer_is_shown_and_not_judged(tmp_path: Path) -> None:
     noise = {"relative_change_of_error": 0.05}
-    about = {"error": 1.0, "sensitivity_to_1e_6_noise_in_H": noise}
+    about = {"error": 1.0, SENSITIVITY: noise}
     outcome = check_of(altered(tmp_path, "layer_synthetic", "billm.braq.hessian", {}, **about)).run()
     assert str(outcome).startswith("skipped: noise of 1e-6 in H changes the published error by 5.0%; reported error, ")
 
@@ -83,15 +86,51 @@ def test_the_output_error_may_move_as_under_noise_and_no_more_than_the_weight(
     tmp_path: Path, moved: float, allowed: float
 ) -> None:
     noise = {"output_relative_error": 0.2726, "relative_frobenius_change_of_weight": moved}
-    about = {"output_relative_error": 0.2725, "sensitivity_to_1e_6_noise_in_H": noise}
+    about = {"output_relative_error": 0.2725, SENSITIVITY: noise}
     case = altered(tmp_path, "layer_synthetic", "billm.braq.hessian", {}, **about)
     assert Tolerances.of(case).output_error == pytest.approx(allowed)
 
 
-def test_another_number_of_thresholds_is_skipped(tmp_path: Path) -> None:
-    about = {"num_p": 2, "tmp": "in.heavy.H", "inp": "in.heavy.H"}
+def test_another_number_of_thresholds_is_not_judged(tmp_path: Path) -> None:
     for source, case in (("layer_synthetic", "arb.arb.hessian"), ("search", "arb.heavy.hessian.up50")):
-        assert check_of(altered(tmp_path, source, case, {}, **about)).run().verdict is Verdict.skipped
+        with pytest.raises(Unjudged, match="num_p = 2: this project has one threshold"):
+            check_of(altered(tmp_path, source, case, {}, num_p=2))
+
+
+def scalars_only(folder: Path, source: str, name: str, **about: Any) -> Case:
+    """A recorded case without its outputs, in a file that says by its name alone what it is."""
+    with safe_open(FOLDER / f"{source}.safetensors", "pt") as file:
+        inputs = {key: file.get_tensor(key) for key in file.keys() if key.startswith("in.")}  # noqa: SIM118
+        described = json.dumps(json.loads(file.metadata()[name]) | about)
+    save_file(inputs, folder / f"{source}.safetensors", {name: described})
+    return GoldenFile.read(folder / f"{source}.safetensors").cases[name]
+
+
+@pytest.mark.parametrize("noise", [None, {"relative_change_of_error": None}])
+def test_a_layer_without_a_recorded_error_is_judged_by_the_rest(tmp_path: Path, noise: Any) -> None:
+    """A sensitivity that is null, or has one in it, was not recorded."""
+    about = {"error": None, "weight_relative_error": None, "salient_fraction": None, SENSITIVITY: noise}
+    for error, line in ((0.2725, "failed: output error 0.00023 > 0.0001"), (None, "failed: nothing to compare with")):
+        case = scalars_only(tmp_path, "layer_synthetic", "arb.braq.hessian", output_relative_error=error, **about)
+        assert str(check_of(case).run()) == line
+    case = scalars_only(tmp_path, "layer_synthetic", "arb.braq.hessian", **about)
+    assert str(check_of(case).run()).startswith("passed: output error ")
+
+
+@pytest.mark.parametrize(
+    ("about", "beyond"),
+    [
+        ({}, []),
+        ({"n_salient": 4}, ["number of columns"]),
+        ({"fractions": [0.0235, 0.1, 0.8765]}, ["fractions of groups"]),
+    ],
+)
+def test_a_search_may_be_judged_by_its_scalars(tmp_path: Path, about: Description, beyond: list[str]) -> None:
+    (tmp_path / "binarizers.safetensors").symlink_to(FOLDER / "binarizers.safetensors")
+    case = scalars_only(tmp_path, "search", "arb.heavy.hessian.up50", **about)
+    outcome = check_of(case).run()
+    assert [each.what for each in outcome.differences] == ["number of columns", "fractions of groups"]
+    assert [each.what for each in outcome.differences if not each.tolerated] == beyond
 
 
 def test_rounding_that_moves_a_layer_is_settled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +142,8 @@ def test_rounding_that_moves_a_layer_is_settled_in_float32(monkeypatch: pytest.M
     check = LayerCheck.of(case)
     assert str(check.run()) == "passed: in float32 as published, not in float64 (error 2 > 1); error 0.5 <= 1"
     outcomes[torch.float32] = Outcome([replace(off, value=3.0)])
+    assert str(check.run()) == "failed: error 2 > 1"
+    del outcomes[torch.float32]  # a run that ends in an error, as a factor may in that precision
     assert str(check.run()) == "failed: error 2 > 1"
 
 
@@ -161,6 +202,13 @@ def test_groups_are_numbered_as_described(groups: str, grouped: bool, order: tup
     assert published_order(case, billm=not grouped, grouped=bool(grouped)) == order
     cells = torch.tensor([list(order)], dtype=torch.uint8)
     assert as_published(cells, order).tolist() == [list(range(len(order)))]
+
+
+def test_four_groups_described_for_billm_in_arbs_code_are_its_three() -> None:
+    """That code ignores ``order2_group`` there."""
+    text = "0 = salient large, 1 = salient small (order 2), 2 = other large, 3 = other small"
+    case = replace(CASES[0], about={"groups": text})
+    assert published_order(case, billm=False, grouped=False) == (2, 1, 0)
 
 
 def test_groups_that_are_not_understood_are_refused() -> None:
