@@ -1,9 +1,10 @@
 """Folders of golden vectors: inputs and outputs of published code, stored as data.
 
-A file is safetensors. Its metadata holds, as JSON, what the file is under ``_about`` and each case under the case's own
-name; further names with an underscore in front are notes. Inputs are tensors ``in.*``; a case refers to them by name, or to
-those of another file of the folder as ``binarizers.safetensors:in.real.x``. Outputs are tensors ``out.<case>`` or
-``out.<case>.<what>``. Everything is in PyTorch's orientation, (n_out, n_in).
+A file is safetensors. Its metadata holds, as JSON, what the file is under ``_about`` (if that is missing, its name says so)
+and each case under the case's own name: an object with a ``function``, in which null is a value that was not recorded.
+Whatever else is there is a note. Inputs are tensors ``in.*``; a case refers to them by name, or to those of another file of
+the folder as ``binarizers.safetensors:in.real.x``. Outputs are tensors ``out.<case>`` or ``out.<case>.<what>``. Everything
+is in PyTorch's orientation, (n_out, n_in).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from binllm.errors import BinllmError, bad_value
+from binllm.golden.outcome import Unjudged
 
 ABOUT = "_about"
 
@@ -42,19 +44,27 @@ class GoldenFile:
         """Read the description of all cases; tensors are read when they are asked for.
 
         Raises:
-            BinllmError: Not a file of golden vectors.
+            BinllmError: Not a safetensors file.
         """
-        metadata = _metadata(path)
-        kind = _described(path, ABOUT, metadata.get(ABOUT, "{}")).get("kind")
-        if not isinstance(kind, str):
-            raise BinllmError(f"{path.name}: not a file of golden vectors: its metadata has no {ABOUT} with a kind")
-        file = cls(path, kind, cases={})
-        names = sorted(name for name in metadata if not name.startswith("_"))
-        file.cases.update({name: Case(file, name, _described(path, name, metadata[name])) for name in names})
+        with _opened(path) as opened:
+            described = {name: _described(text) for name, text in (opened.metadata() or {}).items()}
+            outputs = [f"{name}." for name in opened.keys() if name.startswith("out.")]  # noqa: SIM118
+        kind = described.get(ABOUT, {}).get("kind")
+        file = cls(path, kind if isinstance(kind, str) else path.stem, cases={})
+        for name, about in sorted(described.items()):
+            # Outputs whose description is not understood are a case that fails, and not a note.
+            stored = any(output.startswith(f"out.{name}.") for output in outputs)
+            if not name.startswith("_") and ("function" in about or stored):
+                file.cases[name] = Case(file, name, about)
         return file
 
     def find(self, reference: str) -> Tensor | None:
-        """The tensor of this name, or of ``file:name``; None if there is no such file or tensor."""
+        """The tensor of this name, or of ``file:name``; None if there is no such tensor.
+
+        Raises:
+            BinllmError: The other file cannot be read.
+            Unjudged: There is no such file.
+        """
         other, _, name = reference.rpartition(":")
         return self._tensors_of(other or self.path.name).get(name)
 
@@ -66,7 +76,9 @@ class GoldenFile:
         """The tensors of a file of the folder; they are read once."""
         if other not in self._read:
             path = self.path.parent / Path(other).name
-            self._read[other] = _tensors(path) if path.is_file() else {}
+            if not path.exists():
+                raise Unjudged(f"{path.name} is not in the folder")
+            self._read[other] = _tensors(path)
         return self._read[other]
 
 
@@ -95,10 +107,11 @@ class Case:
 
         Raises:
             BinllmError: There is no such tensor.
+            Unjudged: There is no such file.
         """
         found = self.file.find(reference) if isinstance(reference, str) else None
         if found is None:
-            raise BinllmError(f"{self}: tensor {reference} is missing")
+            raise BinllmError(f"tensor {reference} is missing")
         return found
 
     def output(self, what: str = "") -> Tensor | None:
@@ -110,44 +123,46 @@ class Case:
 
         Args:
             key: Its key.
-            kind: Its type: str, int, float, bool (an integer will do for the last two) or dict.
+            kind: Its type: str, int, float, bool (an integer will do for the last two), list or dict.
             default: What the published function has as its default; None if the value has to be there.
 
         Raises:
             BinllmError: The value is missing or of another type.
         """
-        return argument(self, self.about, key, kind, default)
+        return argument(self.about, key, kind, default)
+
+    def scalars(self, *keys: str) -> dict[str, float]:
+        """Those of these reference scalars that are recorded.
+
+        Raises:
+            BinllmError: One is not a number.
+        """
+        return {key: self.argument(key, float) for key in keys if self.about.get(key) is not None}
 
 
-def argument(owner: object, values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """See `Case.argument`; ``owner`` names the case in errors."""
-    value = values.get(key, default)
+def argument(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """See `Case.argument`."""
+    value = default if values.get(key) is None else values[key]
     if kind in (float, bool) and isinstance(value, int):
         value = kind(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         missing = "is missing" if value is None else f"= {value} is not of type {kind.__name__}"
-        raise BinllmError(f"{owner}: {key} {missing}")
+        raise BinllmError(f"{key} {missing}")
     return value
 
 
-def read_folder(folder: Path) -> list[GoldenFile]:
-    """All golden files of a folder, by name.
+def files_of(folder: Path) -> list[Path]:
+    """All files of a folder that should be golden files, by name.
 
     Raises:
-        BinllmError: The folder is missing or has no such files, or one of them is not what it should be.
+        BinllmError: The folder is missing or has no such files.
     """
     if not folder.is_dir():
         raise bad_value("FOLDER", folder, "an existing folder of golden vectors")
-    files = [GoldenFile.read(path) for path in sorted(folder.glob("*.safetensors"))]
-    if not any(file.cases for file in files):
-        what = "cases in its .safetensors files" if files else ".safetensors file"
-        raise bad_value("FOLDER", folder, f"a folder of golden vectors; this one has no {what}")
-    return files
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise bad_value("FOLDER", folder, "a folder of golden vectors; this one has no .safetensors file")
+    return paths
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -162,11 +177,10 @@ def _opened(path: Path) -> Any:
         raise BinllmError(f"{path.name}: not a safetensors file ({error})") from error
 
 
-def _described(path: Path, name: str, text: str) -> dict[str, Any]:
+def _described(text: str) -> dict[str, Any]:
+    """What a text of the metadata describes: nothing, if it is not a JSON object."""
     try:
         described = json.loads(text)
     except json.JSONDecodeError:
-        described = None
-    if not isinstance(described, dict):
-        raise BinllmError(f"{path.name}: not a file of golden vectors: the metadata of {name} is not a JSON object")
-    return described
+        return {}
+    return described if isinstance(described, dict) else {}

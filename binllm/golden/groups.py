@@ -32,12 +32,13 @@ def published_order(case: Case, billm: bool, grouped: bool) -> tuple[int, ...]:
         return usual
     text = case.argument("groups", str)
     found = dict(re.findall(r"(\d+)\s*=\s*((?:\([^)]*\)|[^,(])+)", text))
-    order = tuple(_cell(found.get(str(index), ""), grouped) for index in range(len(found)))
-    if sorted(order) != sorted(usual):
-        raise bad_value(
-            f"{case}: groups", text, "each index with small, large, salient, salient small or salient large"
-        )
-    return order
+    words = [found.get(str(index), "") for index in range(len(found))]
+    order = tuple(_cell(each, grouped) for each in words)
+    if sorted(order) == sorted(usual):
+        return order
+    if not grouped and sorted(_cell(each, True) for each in words) == sorted(ARB_CGB):
+        return usual  # BiLLM's method has no CGB, although it may be asked for, and described
+    raise bad_value("groups", text, "each index with small, large, salient, salient small or salient large")
 
 
 def _cell(words: str, grouped: bool) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
 from torch import Tensor
+
+from binllm.errors import BinllmError
+
+
+class Unjudged(BinllmError):
+    """A case that cannot be judged here: an input file is absent, or this project does not have what is asked for."""
 
 
 class Verdict(Enum):
@@ -64,20 +70,26 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """Passed if every difference is tolerated."""
+        """Passed if something was compared and every difference is tolerated."""
         if self.unjudged:
             return Verdict.skipped
-        passed = not self.broken and all(each.tolerated for each in self.differences)
+        passed = not self.broken and self.differences and not self.beyond
         return Verdict.passed if passed else Verdict.failed
+
+    @property
+    def beyond(self) -> list[str]:
+        """The differences that are not tolerated."""
+        return [str(each) for each in self.differences if not each.tolerated]
 
     def __str__(self) -> str:
         """The verdict, and the figures behind it: all of them, or those that are not tolerated."""
         if self.unjudged:
             figures = [each.figure for each in self.differences]
         else:
-            failed = self.verdict is Verdict.failed
-            figures = [str(each) for each in self.differences if not (failed and each.tolerated)]
-        return f"{self.verdict.value}: {'; '.join(filter(None, [self.note, self.unjudged, self.broken, *figures]))}"
+            figures = self.beyond or [str(each) for each in self.differences]
+        nothing = "" if figures or self.unjudged or self.broken else "nothing to compare with"
+        words = [self.note, self.unjudged, self.broken, nothing, *figures]
+        return f"{self.verdict.value}: {'; '.join(filter(None, words))}"
 
 
 class Check(Protocol):
@@ -86,6 +98,32 @@ class Check(Protocol):
     def run(self) -> Outcome:
         """Run this project's code on it and compare."""
         ...
+
+
+def attempt(run: Callable[[], Outcome]) -> Outcome:
+    """What comes out of a case, also where it cannot be read or run: a folder's other cases are run all the same."""
+    try:
+        return run()
+    except Unjudged as reason:
+        return Outcome(unjudged=str(reason))
+    except BinllmError as mistake:
+        return Outcome(broken=str(mistake))
+    except Exception as error:  # whatever a description or shapes that do not fit may cause
+        return Outcome(broken=f"{type(error).__name__}: {error}".replace("\n", " "))
+
+
+def settled(usual: Outcome, again: Callable[[], Outcome], how: str) -> Outcome:
+    """The usual outcome, or where it failed that of another precision if it passed: the difference was rounding at a tie.
+
+    Args:
+        usual: In the usual precision.
+        again: Runs the case in the other one.
+        how: Both precisions, for the note.
+    """
+    if usual.verdict is not Verdict.failed:
+        return usual
+    other = attempt(again)
+    return replace(other, note=f"{how} ({', '.join(usual.beyond)})") if other.verdict is Verdict.passed else usual
 
 
 def relative(value: float, reference: float, floor: float = 0.0) -> float:

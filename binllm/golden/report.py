@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from binllm.errors import bad_value
+from binllm.errors import BinllmError, bad_value
 from binllm.golden.binarizers import BinarizerCheck
-from binllm.golden.files import Case, read_folder
+from binllm.golden.files import Case, GoldenFile, files_of
 from binllm.golden.layers import LayerCheck
-from binllm.golden.outcome import Check, Outcome, Verdict
+from binllm.golden.outcome import Check, Outcome, Verdict, attempt
 from binllm.golden.searches import SearchCheck
 
 KINDS: dict[str, Callable[[Case], Check]] = {
@@ -22,20 +23,21 @@ KINDS: dict[str, Callable[[Case], Check]] = {
 def print_report(folder: Path) -> bool:
     """Run all cases of a folder of golden vectors: a line each, and the counts at the end.
 
-    Every case is read before the first one runs, so that a folder with a mistake in it costs no time.
+    A case or a file that cannot be read counts as failed, and keeps no other case from being run.
 
     Returns:
         Whether no case failed.
 
     Raises:
-        BinllmError: A folder that is missing, empty or of another format; an unknown function; a missing tensor.
+        BinllmError: A folder that is missing or has no cases.
     """
-    checks = [(case, check_of(case)) for file in read_folder(folder) for case in file.cases.values()]
     counts = dict.fromkeys(Verdict, 0)
-    for case, check in checks:
-        outcome = _run(check)
+    for name, outcome in _outcomes(folder):
         counts[outcome.verdict] += 1
-        print(f"{case} {outcome}", flush=True)
+        print(f"{name} {outcome}", flush=True)
+    if not any(counts.values()):
+        what = "a folder of golden vectors; this one has no cases in its .safetensors files"
+        raise bad_value("FOLDER", folder, what)
     if counts[Verdict.skipped]:
         print(f"{counts[Verdict.skipped]} skipped")
     print(f"{counts[Verdict.passed]} passed, {counts[Verdict.failed]} failed")
@@ -47,15 +49,25 @@ def check_of(case: Case) -> Check:
 
     Raises:
         BinllmError: An unknown kind or function, a missing tensor, or an argument that is missing or cannot be.
+        Unjudged: A missing file, or an argument that this project does not have.
     """
     fitting = [read for word, read in KINDS.items() if word in case.file.kind.lower()]
     if not fitting:
-        raise bad_value(f"{case.file.path.name}: kind", case.file.kind, f"words with one of {', '.join(KINDS)} in them")
+        raise bad_value("kind", case.file.kind, f"words with one of {', '.join(KINDS)} in them")
     return fitting[0](case)
 
 
-def _run(check: Check) -> Outcome:
-    try:
-        return check.run()
-    except (ValueError, RuntimeError, IndexError) as error:  # shapes that do not fit, or numbers out of range
-        return Outcome(broken=f"{type(error).__name__}: {error}".replace("\n", " "))
+def _outcomes(folder: Path) -> Iterator[tuple[str, Outcome]]:
+    """What came out of every case by its name, and of every file that cannot be read."""
+    for path in files_of(folder):
+        try:
+            file = GoldenFile.read(path)
+        except BinllmError as error:
+            yield path.name, Outcome(broken=str(error))
+            continue
+        for case in file.cases.values():
+            yield str(case), attempt(partial(_run, case))
+
+
+def _run(case: Case) -> Outcome:
+    return check_of(case).run()

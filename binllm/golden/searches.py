@@ -9,7 +9,7 @@ from torch import Tensor
 
 from binllm.binarization import Target
 from binllm.binarization.partition import PLAIN
-from binllm.errors import BinllmError, bad_value
+from binllm.errors import bad_value
 from binllm.golden.files import Case
 from binllm.golden.groups import as_published, published_order
 from binllm.golden.methods import Method
@@ -18,6 +18,7 @@ from binllm.golden.outcome import Difference, Outcome, relative
 BILLM = "structural_guassian_distribution"
 ARB = "structural_guassian_distribution_multip_alternating_group_x"
 SPLIT = 1e-6  # relative; columns and groups are the same
+FRACTION = 1e-6  # of the entries: what a float32 mean may be off by, less than one of them
 UP_LIM = 30  # default of both functions
 
 
@@ -26,6 +27,7 @@ class SearchCheck:
     """One search.
 
     Attributes:
+        case: With the number of salient columns and the fractions of the groups, as far as recorded.
         method: What is searched for.
         target: The block, of which weight, inputs and the diagonal of the factor are read.
         order: See `published_order`.
@@ -34,6 +36,7 @@ class SearchCheck:
         split: Threshold of the plain entries, or None.
     """
 
+    case: Case
     method: Method
     target: Target
     order: tuple[int, ...]
@@ -46,33 +49,42 @@ class SearchCheck:
         """Read a case.
 
         Raises:
-            BinllmError: An unknown function or option, a missing tensor, or nothing to compare with.
+            BinllmError: An unknown function or option, or a missing tensor.
+            Unjudged: A missing file, or an option that this project does not have.
         """
         name = case.argument("function", str).split("(")[0].strip()
         if name not in (BILLM, ARB):
-            raise bad_value(f"{case}: function", name, (BILLM, ARB))
+            raise bad_value("function", name, (BILLM, ARB))
         method = Method.of(case, "metric", UP_LIM)
         order = published_order(case, name == BILLM, method.salient_groups == 2)
         group, salient, split = (case.output(what) for what in ("group", "salient_columns", "split"))
-        if group is None and salient is None and split is None:
-            raise BinllmError(f"{case}: tensor out.{case.name}.group is missing")
-        return cls(method, _target(case, method), order, group, salient, split)
+        return cls(case, method, _target(case, method), order, group, salient, split)
 
     def run(self) -> Outcome:
-        """Entries in another group, columns that are salient in one only, and the threshold."""
-        if self.method.unsupported:
-            return Outcome(unjudged=self.method.unsupported)
+        """Entries in another group, columns that are salient in one only, the threshold, and the recorded scalars."""
         cell, split = self.method.partition(block_size=len(self.target.columns)).search(self.target)
+        found = as_published(cell, self.order)
         differences = []
         if self.salient is not None:
             salient = torch.zeros(cell.shape[1], dtype=torch.bool)
             salient[self.salient.long()] = True
             differences.append(Difference("columns", int((salient != (cell[0] >= PLAIN)).sum()), 0))
         if self.group is not None:
-            differences.append(Difference("groups", int((as_published(cell, self.order) != self.group).sum()), 0))
+            differences.append(Difference("groups", int((found != self.group).sum()), 0))
         if self.split is not None:
             differences.append(Difference("split", relative(split, float(self.split)), SPLIT))
-        return Outcome(differences)
+        return Outcome([*differences, *self._recorded(cell, found)])
+
+    def _recorded(self, cell: Tensor, found: Tensor) -> list[Difference]:
+        """Differences from the recorded scalars of cells, and of the groups that they are."""
+        differences = []
+        for expected in self.case.scalars("n_salient").values():
+            differences.append(Difference("number of columns", abs(int((cell[0] >= PLAIN).sum()) - expected), 0))
+        recorded = torch.tensor(self.case.argument("fractions", list, []), dtype=torch.float64)
+        if len(recorded):
+            fractions = found.flatten().bincount(minlength=len(self.order)).double() / found.numel()
+            differences.append(Difference("fractions of groups", float((fractions - recorded).abs().max()), FRACTION))
+        return differences
 
 
 def _target(case: Case, method: Method) -> Target:

@@ -38,14 +38,21 @@ Improvement = Callable[[Any, BlockQuadratic], None]
 
 
 @torch.no_grad()
-def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype = torch.float32) -> Solution:
+def solve(
+    problem: Problem,
+    binarization: Binarization,
+    solver: Solver,
+    dtype: torch.dtype = torch.float32,
+    factor: Factor | None = None,
+) -> Solution:
     """Quantize one weight matrix.
 
     Args:
-        problem: Tensors in float64; in float32, factors and feedback are float32 as in the published code.
+        problem: Tensors in float64; in float32, factors and feedback are float32 as well.
         binarization: What Ŵ may be.
         solver: How a block is fitted, and how the walk goes.
         dtype: Arithmetic of the fits inside blocks; that of the factors and the feedback between blocks is the problem's.
+        factor: Of the feedback metric, in panels that are the blocks; None: made here. Panels that are done with are let go.
 
     Returns:
         The code with unrounded scales, and how it was found.
@@ -59,7 +66,7 @@ def solve(problem: Problem, binarization: Binarization, solver: Solver, dtype: t
     if not ((metric is None or all_finite(metric)) and all_finite(problem.objective.linear)):
         raise ValueError("the objective has NaN or infinite entries")
     torch.set_flush_denormal(True)  # vanishing scales made alternating updates ten times slower on CPU
-    walk = _Walk(problem, binarization, solver, dtype)
+    walk = _Walk(problem, binarization, solver, dtype, factor)
     small = problem.weight.numel() < LARGE
     with one_thread(small):
         value = problem.objective.value(walk.greedy())
@@ -105,7 +112,9 @@ class _Walk:
         factor: Of the feedback metric, in panels that are the blocks; the greedy pass lets go of those it is done with.
     """
 
-    def __init__(self, problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype):
+    def __init__(
+        self, problem: Problem, binarization: Binarization, solver: Solver, dtype: torch.dtype, factor: Factor | None
+    ):
         self.problem, self.binarization, self.solver, self.dtype = problem, binarization, solver, dtype
         n_in = problem.weight.shape[1]
         width = binarization.block_size or n_in
@@ -114,7 +123,7 @@ class _Walk:
         slope = None if known else problem.objective.gradient(problem.weight)
         pulled = slope is not None and bool(slope.any())
         slope = by_columns(slope) if slope is not None and pulled else None  # before there is a factor
-        self.factor: Factor = factorise(problem.feedback, solver.ridge, width)
+        self.factor: Factor = factorise(problem.feedback, solver.ridge, width) if factor is None else factor
         self.wanted: Tensor = problem.weight if slope is None else self._minimiser(slope)
         if problem.drift is not None and not pulled:
             self.wanted = by_columns(self.wanted)  # the greedy pass moves it
