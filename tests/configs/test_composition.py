@@ -132,6 +132,7 @@ MISTAKES = {
     "objective.preserve_energy=maybe": r"objective\.preserve_energy = maybe: allowed is true or false",
     "objective.roles=q": r"objective\.roles = q: allowed is a list such as \[a,b\]",
     "calibration.granularity=grup": r"calibration\.granularity = grup: allowed are block, group; did you mean 'group'\?",
+    "method=hbllm_row binarization.most=400": r"binarization\.most = 400: allowed is 2 to 128 \(block_size\)$",
     "model=null": r"a group takes the name of one option",
     "objective=proposed,weight_align": r"objective=proposed,weight_align: several values need -m",
     "objective": r"objective: allowed is key=value",

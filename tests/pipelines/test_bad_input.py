@@ -42,12 +42,16 @@ CONFIGURATION = {
     "diagnostics.metrics=[block_loss]": "diagnostics.objectives = {}: allowed is at least one objective with block_loss",
     "diagnostics.sequences=0": "diagnostics.sequences = 0: allowed is a whole number of at least 1, or null",
     "evaluation.window=0": "evaluation.window = 0: allowed is a number of at least 2",
+    "method=hbllm_row solver=rounding": "down_proj cannot be quantized: binarization.most = 50: "
+    "a block has 48 columns only, allowed is 2 to 48 (the authors' code cannot take this shape)",
+    "binarization=whole_row binarization.salient_columns=300": "q_proj cannot be quantized: "
+    "binarization.salient_columns = 300: allowed is 0 to 64, the width of the layer",
 }
 
 
 @pytest.mark.parametrize("words", CONFIGURATION)
 def test_a_wrong_configuration(command: Preloaded, tmp_path: Path, words: str):
-    assert CONFIGURATION[words] in refused(command, tmp_path, words)
+    assert CONFIGURATION[words] in refused(command, tmp_path, *words.split())
 
 
 def empty(folder: Path) -> None:

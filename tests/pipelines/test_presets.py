@@ -29,7 +29,7 @@ def tokens() -> Tensor:
 def test_a_preset_quantizes_a_family(method: str, family: str, tmp_path: Path) -> None:
     loaded = load_model(ModelConfig(name=f"tiny_{family}", source=Source.random, family=Family[family]))
     before = loaded.model(tokens()).logits.detach()
-    narrow = ["binarization.most=40"] if method.startswith(("billm", "arb")) else []  # a block here has 48 columns
+    narrow = ["binarization.most=40"] if method.startswith(("billm", "arb", "hbllm")) else []  # some blocks have 48
     overrides = [f"method={method}", *narrow]
     model, records = binllm.quantize(loaded.model, tokens=tokens(), overrides=overrides, progress=False)
     after = model(tokens()).logits
