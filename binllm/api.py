@@ -65,6 +65,8 @@ def quantize(
     plan = plan_of(config)
     bar = RunProgress(len(decoder_blocks(model)[1]), quiet=not progress)
     with bar, bar.phase("quantize", total=bar.blocks):
+        if remark := plan.remark():
+            bar.note(remark)
         streams = open_streams(model, tokens, plan)
         diagnosis = Diagnosis(config.diagnostics, plan)
 

@@ -43,7 +43,7 @@ def _start(arguments: Sequence[str]) -> int:
                 return _show(arguments)
             return _run_jobs(said)
     except (BinllmError, *COMPOSITION_ERRORS) as error:
-        return _report(explain(error))
+        return _report(explain(error, arguments))
 
 
 def _show(arguments: Sequence[str]) -> int:

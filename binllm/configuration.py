@@ -55,6 +55,8 @@ def rewrite(arguments: Sequence[str]) -> list[str]:
             out += OVERLAYS[key]
         elif key == "elsewhere":
             out.append(f"objective@elsewhere={value}")
+        elif argument == "~elsewhere":
+            out.append("~objective@elsewhere")  # which is refused by its name
         else:
             out.append(argument)
     return out
@@ -101,4 +103,4 @@ def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=rewrite(overrides))
     except COMPOSITION_ERRORS as error:
-        raise BinllmError(explain(error)) from error
+        raise BinllmError(explain(error, overrides)) from error

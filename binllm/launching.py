@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from binllm.configuration import rewrite
 from binllm.errors import BinllmError, bad_value
 from binllm.launchers import check_installed, publish_launchers
-from binllm.registry import PLUGINS
+from binllm.registry import PLUGINS, group_of
 from binllm.yaml_folder import CONF
 
 SHOWS = ("cfg", "info", "hydra_help", "shell_completion", "experimental_rerun")  # options that start no job of ours
@@ -98,6 +98,30 @@ class CommandLine:
         return self._hydra.compose_config(self._name, overrides, RunMode.MULTIRUN, with_log_configuration=False)
 
 
+class _Hydra(Hydra):
+    """Hydra, whose sweeps leave the keys of options to the jobs.
+
+    What a sweep starts from has none of the options that are swept: ``-m solver=arb,rounding solver.iterations=5`` would be
+    refused there for a key that every job has.
+    """
+
+    def compose_config(
+        self, config_name: str | None, overrides: list[str], run_mode: Any, *args: Any, **kw: Any
+    ) -> DictConfig:
+        later = [word for word in overrides if _is_key_of_option(word)] if run_mode is RunMode.MULTIRUN else []
+        config = super().compose_config(
+            config_name, [word for word in overrides if word not in later], run_mode, *args, **kw
+        )
+        said = [*config.hydra.overrides.task, *later]
+        config.hydra.overrides.task = [word for word in overrides if word in said]
+        return config
+
+
+def _is_key_of_option(word: str) -> bool:
+    first, dot, _ = word.partition("=")[0].lstrip("+").partition(".")
+    return bool(dot) and (CONF / group_of(first)).is_dir()
+
+
 @contextmanager
 def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
     """Hand a command line to Hydra, whose state belongs to the process: one at a time.
@@ -130,7 +154,7 @@ def parsed(arguments: Sequence[str]) -> Iterator[CommandLine]:
         GlobalHydra.instance().clear()
         try:
             with _shared_plugins(Path(scratch)):
-                yield CommandLine(Hydra.create_main_hydra2("binllm", search_path), options)
+                yield CommandLine(_Hydra.create_main_hydra2("binllm", search_path), options)
         finally:
             GlobalHydra.instance().clear()
 

@@ -202,6 +202,8 @@ def quantize_resumably(
 ) -> None:
     """The inner loop with a durable state after every block."""
     progress = job.progress
+    if remark := plan.remark():
+        progress.note(remark)
     state, files = ResumeState(job.folder.state, job.folder.layers, fingerprint), BlockFiles(job.folder.state)
     diagnosis = Diagnosis(job.config.diagnostics, plan)
     with progress.phase("quantize", total=progress.blocks, done=state.blocks_done):

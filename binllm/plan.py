@@ -13,7 +13,7 @@ from binllm.errors import bad_value
 from binllm.objectives import ALL, LAST, Objective, WeightAlign, applies_to, reads_reference
 from binllm.quadratic import AmpRule, Problem
 from binllm.registry import REGISTRY
-from binllm.solvers import Solver
+from binllm.solvers import Gptq, Solver
 from binllm.statistics import Statistics
 from binllm.streams import Storage
 
@@ -96,6 +96,16 @@ class Plan:
                 raise bad_value(
                     f"{key}.amp_rule", rule.value, f"off with solver {self.solver.name}, whose updates it cannot mask"
                 )
+
+    def remark(self) -> str | None:
+        """What a user should know before a run: an option that will do nothing. None if there is none."""
+        columns = isinstance(self.solver, Gptq)  # which feeds errors back inside a block, too
+        if self.asymmetric.rule is not AsymmetricRule.gptaq or self.binarization.block_size is not None or columns:
+            return None
+        return (
+            f"asymmetric=gptaq changes nothing here: with binarization.block_size null a row is one block, solver "
+            f"{self.solver.name} fits it whole, and no later columns are left to be corrected"
+        )
 
     def objective_of(self, role: str, is_last: bool) -> Objective:
         """The objective of a layer."""

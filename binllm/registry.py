@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from binllm.errors import BinllmError, bad_value
+from binllm.yaml_folder import CONF
 
 T = TypeVar("T", bound=type)
 
@@ -68,6 +69,19 @@ def register(group: str, name: str) -> Callable[[T], T]:
         return cls
 
     return decorate
+
+
+def group_of(key: str) -> str:
+    """The configuration group whose options a key of a run takes."""
+    return "objective" if key == "elsewhere" else key
+
+
+def options(group: str) -> set[str]:
+    """What may be chosen in a group: its YAML files, and classes of users' own, which need none."""
+    folder = CONF / group
+    files = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")}
+    own = {name for name, kind in REGISTRY.get(group, {}).items() if not kind.__module__.startswith("binllm.")}
+    return files | own
 
 
 def version_of(algorithm: Any) -> int | str:

@@ -15,7 +15,7 @@ from binllm.evaluation import EvaluationConfig, ZeroShotConfig
 from binllm.kernels import KernelConfig
 from binllm.models import ModelConfig
 from binllm.plan import Calibration
-from binllm.registry import structured
+from binllm.registry import group_of, options, structured
 from binllm.tracking.config import TrackerConfig
 
 
@@ -125,6 +125,8 @@ def _check_keys(node: DictConfig, prefix: str) -> None:
         value = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(value, DictConfig):
             _check_keys(value, f"{prefix}{key}.")
+        if kind is RunConfig and key in GROUPS and value is None:  # deleted by ~key
+            raise bad_value(key, "null", options(group_of(key)))
         if kind is RunConfig and key in GROUPS and not is_dataclass(OmegaConf.get_type(node, key)):
             raise bad_value(
                 key, value, "an option with a schema: a registered name, or YAML that inherits schema_<name>"

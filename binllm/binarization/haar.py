@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from binllm.binarization.checks import check_block_size
+from binllm.binarization.checks import check_block_size, check_most, check_width
 from binllm.binarization.haar_split import fill_salient, split_magnitudes
 from binllm.binarization.salience import Salience, salience_map
 from binllm.binarization.search import salient_columns
@@ -68,7 +68,7 @@ class Haar:
 
     Differs from the published code, which has three ways to group (``--group_partition global``, ``row``, and ``row`` with
     ``--share_mean``): here is the last one only, the paper's. Its inverse transform multiplies by 0.70703125, here by 1/√2.
-    It fails where a block has fewer than ``most`` columns: here one column at least stays plain.
+    Where a block has fewer than ``most`` columns it fails, and so does this.
 
     Attributes:
         axis: What the plain part pairs.
@@ -90,14 +90,14 @@ class Haar:
         check_block_size(self.block_size)
         if self.axis is Axis.row and self.block_size is not None and self.block_size % 2:
             raise bad_value("binarization.block_size", self.block_size, "an even number with axis row")
-        if self.most < 2:
-            raise bad_value("binarization.most", self.most, "a whole number of at least 2")
+        check_most(self.most, self.block_size)
 
     def initialise(self, target: Target) -> HaarBlock:
         """Search the salient columns and binarize both parts.
 
         Raises:
-            ValueError: Output rows, or with axis row the block's columns, cannot be paired.
+            ValueError: Output rows, or with axis row the block's columns, cannot be paired, or the block has fewer columns
+                than the search ranks.
             BinllmError: The block has one column only, and none could stay plain.
         """
         weight = target.columns.T.contiguous()
@@ -131,12 +131,13 @@ class Haar:
         if width < 2:
             allowed = f"a size that leaves every block at least 2 columns, one of them salient (here one has {width})"
             raise bad_value("binarization.block_size", self.block_size, allowed)
+        check_width(self.most, width)
 
     def _salient(self, target: Target) -> Tensor:
         """Ascending indices of the salient columns."""
         searched = salience_map(Salience.hessian, target).T
         ranking = torch.linalg.vector_norm(searched, ord=1 if self.norm is Norm.l1 else 2, dim=0)
-        return salient_columns(searched, min(self.most, searched.shape[1]), ranking)
+        return salient_columns(searched, self.most, ranking)
 
     def _plain(self, coefficients: Tensor, bands: int) -> HaarCode:
         """The plain part (n_out, n_plain); coefficients of `bands` bands take turns in each row."""

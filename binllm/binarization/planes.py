@@ -55,9 +55,16 @@ class Planes:
 
         Returns:
             The block; salient columns are those with the largest ``Σ_i w_ij² S_jj``.
+
+        Raises:
+            ValueError: The block is the whole row, and the row has fewer columns than shall be salient.
         """
         w = target.columns
-        n_out = w.shape[1]
+        width, n_out = w.shape
+        if self.block_size is None and self.salient_columns > width:
+            raise ValueError(
+                f"binarization.salient_columns = {self.salient_columns}: allowed is 0 to {width}, the width of the layer"
+            )
         importance = target.metric.diagonal().clamp_min(0)
         mean = torch.zeros(n_out, dtype=w.dtype, device=w.device)
         if self.row_mean:

@@ -75,7 +75,7 @@ def plan(arguments: Sequence[str], console: Console | None = None) -> list[Plann
         with parsed([*kept, "hydra/launcher=basic"]) as said:
             jobs = list(_jobs(said))
     except COMPOSITION_ERRORS as error:
-        raise BinllmError(explain(error)) from error
+        raise BinllmError(explain(error, arguments)) from error
     _show(jobs, wide(console or Console()))
     return jobs
 

@@ -12,7 +12,12 @@ from binllm.tables.rows import Row, Section, seeds_text
 from binllm.tables.texts import VARIED, protocol_of, text_of, windows_of
 from binllm.tables.verdicts import LEAST_SEEDS, Judgement, judge_all, logarithms, together
 
-NUMBERS = ("seeds", "p", "stored bits", "quantize, s")
+OTHERS = {
+    "nominal bits": ("nominal_bits", 3),
+    "stored bits": ("linear_bits", 3),
+    "quantize, s": ("quantize_seconds", 1),
+}
+NUMBERS = ("seeds", "p", *OTHERS)
 SEVERAL, GUESSING = "†", "‡"
 
 
@@ -21,7 +26,7 @@ def ablation_grid(section: Section) -> Grid:
     claim = section.experiment.claim
     measured = "perplexity" if claim.measures == PERPLEXITY else "quantize, s"
     ratio = f"ratio to `{claim.reference}` (95 %)"
-    others = [name for name in ("stored bits", "quantize, s") if name != measured]
+    others = [name for name in OTHERS if name != measured]
     headings = [f"`{claim.varies}`", "seeds", measured, ratio, "p", *others]
     reference = section.row(claim.reference)
     lines = [_line(row, reference, others) for row in section.rows]
@@ -38,8 +43,7 @@ def _line(row: Row, reference: Row | None, others: Sequence[str]) -> list[str]:
         paired = paired_over_seeds(logarithms(row.values), logarithms(reference.values))
     mark = f" {SEVERAL}" if len(row.codes) > 1 else ""
     p_value = DASH if paired is None or paired.p_value is None or not _tested(paired) else p_text(paired.p_value)
-    extra = {"stored bits": ("linear_bits", 3), "quantize, s": ("quantize_seconds", 1)}
-    values = [(row.mean_of(extra[name][0]), extra[name][1]) for name in others]
+    values = [(row.mean_of(metric), digits) for metric, digits in (OTHERS[name] for name in others)]
     return [
         f"`{row.label}`{mark}",
         str(len(row.values)),

@@ -157,6 +157,10 @@ class RunProgress:
         self._eta.update(done)
         self._bar.update(self._task, completed=done, total=total, count=f"{done}/{total}", eta=self._eta)
 
+    def note(self, line: str) -> None:
+        """Say something once, in a line of its own."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def _plain(self, line: str) -> None:
         if not self._live:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.note(line)

@@ -227,16 +227,21 @@ def test_the_scale_of_the_weights_is_that_of_the_code(axis: Axis) -> None:
 
 @BOTH
 @pytest.mark.parametrize("width", [2, 8])
-def test_a_block_narrower_than_the_search_keeps_a_plain_column(axis: Axis, width: int) -> None:
-    code = Haar(axis=axis).initialise(target(4, width)).code.validate()
+def test_a_block_as_wide_as_the_search_keeps_a_plain_column_and_a_narrower_one_is_refused(
+    axis: Axis, width: int
+) -> None:
+    code = Haar(axis=axis, most=width).initialise(target(4, width)).code.validate()
     assert 1 <= code.salient_count < width
+    wanted = rf"binarization\.most = {width + 1}: a block has {width} columns only, allowed is 2 to {width} "
+    with pytest.raises(ValueError, match=wanted):
+        Haar(axis=axis, most=width + 1).initialise(target(4, width))
 
 
 @BOTH
 def test_a_walk_with_feedback_gives_a_code_in_the_dtype_of_the_fits(axis: Axis) -> None:
     problem = sample(Kind(10, 20, 40, dead=3)).problem(OutputAlign(alpha=0.0))
     for dtype in (torch.float32, torch.float64):
-        code = solve(problem, Haar(axis=axis, block_size=8), Rounding(feedback=Feedback.diagonal), dtype).code
+        code = solve(problem, Haar(axis=axis, block_size=8, most=4), Rounding(feedback=Feedback.diagonal), dtype).code
         assert {scale.dtype for scale in code.validate().scales.values()} == {dtype}
         assert code.shape == (10, 20)
 
@@ -247,7 +252,7 @@ def test_sizes_without_pairs_are_refused() -> None:
             Haar(axis=axis).initialise(target(5, 8))
     with pytest.raises(ValueError, match="width: a block has 7 columns, .* must be even"):
         Haar().initialise(target(4, 7))
-    assert Haar(axis=Axis.column).initialise(target(4, 7)).dense().shape == (7, 4)
+    assert Haar(axis=Axis.column, most=7).initialise(target(4, 7)).dense().shape == (7, 4)
     with pytest.raises(BinllmError, match=r"binarization\.block_size = 128: .* at least 2 columns"):
         Haar(axis=Axis.column).initialise(target(4, 1))
 
@@ -255,6 +260,8 @@ def test_sizes_without_pairs_are_refused() -> None:
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(BinllmError, match=r"binarization\.block_size = 7: allowed is an even number"):
         Haar(block_size=7)
-    assert Haar(axis=Axis.column, block_size=7).block_size == 7
+    assert Haar(axis=Axis.column, block_size=7, most=7).block_size == 7
     with pytest.raises(BinllmError, match=r"binarization\.most = 1: "):
         Haar(most=1)
+    with pytest.raises(BinllmError, match=r"binarization\.most = 129: allowed is 2 to 128 \(block_size\)"):
+        Haar(most=129)

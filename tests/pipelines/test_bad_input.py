@@ -42,12 +42,44 @@ CONFIGURATION = {
     "diagnostics.metrics=[block_loss]": "diagnostics.objectives = {}: allowed is at least one objective with block_loss",
     "diagnostics.sequences=0": "diagnostics.sequences = 0: allowed is a whole number of at least 1, or null",
     "evaluation.window=0": "evaluation.window = 0: allowed is a number of at least 2",
+    "method=hbllm_row solver=rounding": "down_proj cannot be quantized: binarization.most = 50: "
+    "a block has 48 columns only, allowed is 2 to 48 (the authors' code cannot take this shape)",
+    "binarization=whole_row binarization.salient_columns=300": "q_proj cannot be quantized: "
+    "binarization.salient_columns = 300: allowed is 0 to 64, the width of the layer",
 }
 
 
 @pytest.mark.parametrize("words", CONFIGURATION)
 def test_a_wrong_configuration(command: Preloaded, tmp_path: Path, words: str):
-    assert CONFIGURATION[words] in refused(command, tmp_path, words)
+    assert CONFIGURATION[words] in refused(command, tmp_path, *words.split())
+
+
+OWN_FILES = {  # in a folder of the user's own, as --config-dir takes it
+    "solver: {feedbak: diagonal}": "method/own.yaml: solver.feedbak: no such key; solver has name, feedback, ridge; "
+    "did you mean 'solver.feedback'?",
+    "solver: {feedback: diagnal}": "method/own.yaml: solver.feedback = diagnal: allowed are diagonal, exact, none; "
+    "did you mean 'diagonal'?",
+    "solvr: {feedback: diagonal}": "did you mean 'solver'?",
+    "methd: own": "did you mean 'method'?",
+    "solver: rounding": "method/own.yaml: rounding: allowed are keys with values; an option is chosen in defaults",
+    "defaults: [override /solvr: rounding]": "method/own.yaml: solvr: no such key; there are asymmetric, binarization, ",
+    "defaults: [override /solver: roundin]": "solver = roundin: allowed are alternating, ",
+    "defaults: [override /objective@elswhere: proposed]": "did you mean 'objective@elsewhere'?",
+    "defaults: [/solver/schema_roundin]": "solver = schema_roundin: allowed are schema_alternating, ",
+}
+
+
+@pytest.mark.parametrize("mistake", OWN_FILES)
+def test_a_mistake_in_a_preset_of_the_users_own(command: Preloaded, tmp_path: Path, mistake: str):
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    text = f"# @package _global_\n{mistake}\n"
+    if not mistake.startswith("defaults"):
+        text = text.replace("_global_\n", "_global_\ndefaults: [override /solver: rounding]\n")
+    (tmp_path / "own" / "method" / "own.yaml").write_text(text)
+    done = command(tmp_path, "debug=tiny", "method=own", "--config-dir", "own")
+    assert (done.code, done.out) == (2, "")
+    assert OWN_FILES[mistake] in done.error
+    assert not (tmp_path / "results").exists()
 
 
 def empty(folder: Path) -> None:

@@ -27,7 +27,7 @@ SEEN: set[str] = set()  # what two experiments share is quantized once
 def test_every_setting_of_an_experiment_quantizes(experiment: str):
     claim = CLAIMS[experiment]
     for value in sweep(claim):
-        narrow = ["binarization.most=40"] if value.startswith(("billm", "arb")) else []  # a block here has 48 columns
+        narrow = ["binarization.most=40"] if value.startswith(("billm", "arb", "hbllm")) else []  # some blocks have 48
         model = f"model={MODELS.get(experiment, 'tiny_llama')}"
         composed = compose_setting(claim, value, *SMALL, model, *narrow)
         wanted = json.dumps(OmegaConf.to_container(composed, resolve=True, enum_to_str=True), sort_keys=True)

@@ -64,6 +64,20 @@ def test_a_plan_names_the_runs_that_the_command_then_makes(command: Preloaded, t
     assert "left: 2 runs, " in after.out
 
 
+def test_a_key_of_a_swept_option_goes_to_every_job_as_to_a_run_of_its_own(command: Preloaded, tmp_path: Path):
+    """``most`` is no key of the binarization that a sweep starts from; of text values every character stays."""
+    (tmp_path / "it's one.txt").write_text("Once upon a time, there was a cat. " * 40)
+    words = (*TINY[:1], "binarization.most=40", "solver.ridge=0.1", "objective.roles=[all]", "dataset=./it's one.txt")
+    done = command(tmp_path, "-m", *words, "method=billm,arb")
+    assert done.code == 0, done.err
+    names = {run.path.name for run in runs(tmp_path / "results")}
+    single = [states(plan(command, tmp_path, *words, f"method={method}")) for method in ("billm", "arb")]
+    assert names == {name for one in single for name in one}
+    assert {state for one in single for state in one.values()} == {"done"}
+    swept = plan(command, tmp_path, *words, "experiment=ablation/roles", "binarization.most=40", "method=arb")
+    assert swept.code == 0, swept.err
+
+
 def test_an_experiment_is_planned_as_the_sweep_that_it_is(command: Preloaded, tmp_path: Path):
     planned = plan(
         command, tmp_path, *TINY, "experiment=best_seeds", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3"

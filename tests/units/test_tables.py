@@ -138,7 +138,9 @@ def test_a_line_has_mean_deviation_and_the_paired_ratio(results: Path):
     lines = made(results)["ablation_amp.md"].splitlines()
     (agree,) = (line for line in lines if line.startswith("| `agree`"))
     (off,) = (line for line in lines if line.startswith("| `off`"))
-    assert agree.startswith("| `agree` | 3 | 110.00 ± 10.00 | - | - | 2.500 |")
+    (heading,) = (line for line in lines if line.startswith("| `objective.amp_rule` | seeds | perplexity |"))
+    assert heading.endswith("| p | nominal bits | stored bits | quantize, s |")
+    assert agree.startswith("| `agree` | 3 | 110.00 ± 10.00 | - | - | 1.000 | 2.500 |")
     assert off.startswith("| `off` | 3 | 220.00 ± 20.00 | 2.000 (2.000 to 2.000) |")
 
 
