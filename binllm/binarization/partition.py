@@ -19,7 +19,7 @@ from torch import Tensor
 
 from binllm.binarization.cell_fits import fit_alternating, fit_moments, fit_row_column
 from binllm.binarization.cells import Cells
-from binllm.binarization.checks import check_block_size
+from binllm.binarization.checks import check_block_size, check_most, check_width
 from binllm.binarization.salience import Salience, salience_map
 from binllm.binarization.search import salient_columns, split_plain, split_plain_by_inputs, split_salient
 from binllm.binarization.target import Target
@@ -69,9 +69,7 @@ class Partition:
         check_block_size(self.block_size)
         if self.salient_groups not in (1, 2):
             raise bad_value("binarization.salient_groups", self.salient_groups, "1 or 2")
-        top = self.block_size
-        if self.most < 2 or (top is not None and self.most > top):
-            raise bad_value("binarization.most", self.most, f"2 to {top or 'the width of the layer'} (block_size)")
+        check_most(self.most, self.block_size)
 
     def initialise(self, target: Target) -> Cells:
         """Search the partition and fit every cell's moments.
@@ -98,11 +96,7 @@ class Partition:
             ValueError: See `initialise`.
         """
         width = len(target.columns)
-        if width < self.most:
-            raise ValueError(
-                f"binarization.most = {self.most}: a block has {width} columns only, allowed is 2 to {width} "
-                "(the authors' code cannot take this shape)"
-            )
+        check_width(self.most, width)
         ranked = salience_map(self.salience, target)
         searched = (ranked if self.scored is Scored.map else target.columns).T
         salient = torch.zeros(width, dtype=torch.bool, device=ranked.device)
