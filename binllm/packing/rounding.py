@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     AnyCode = TypeVar("AnyCode", bound=Code)
 
 
+FADES = 14  # powers of two below the largest scale of its kind; by such a one no shift is decided
+
+
 def round_scales(code: AnyCode, dtype: torch.dtype, beside: Mapping[str, str] | None = None) -> AnyCode:
     """Round the scales of a code; a code whose scales have the dtype already comes back as it is.
 
@@ -103,11 +106,12 @@ def balancing_shift(row: Tensor, column: Tensor, dtype: torch.dtype) -> int:
 
 
 def _exponents(scale: Tensor, low: int, high: int) -> tuple[int, int]:
-    """Smallest and largest binary exponent of the entries that are not zero."""
+    """Smallest and largest binary exponent of the entries that are not zero; what may fade is not asked about."""
     magnitude = scale[scale != 0].abs()
     if not magnitude.numel():
         return high, low  # asks for nothing
-    return math.frexp(float(magnitude.min()))[1], math.frexp(float(magnitude.max()))[1]
+    largest = math.frexp(float(magnitude.max()))[1]
+    return max(math.frexp(float(magnitude.min()))[1], largest - FADES), largest
 
 
 def _rounded(code: AnyCode, scales: Mapping[str, Tensor], dtype: torch.dtype, largest: Mapping[str, float]) -> AnyCode:

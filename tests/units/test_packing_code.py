@@ -188,6 +188,17 @@ def test_a_nearly_dead_row_is_kept_beside_live_ones() -> None:
     assert torch.equal(stored.dense()[4:], code.stored().dense()[4:])
 
 
+def test_dead_scales_of_a_plane_do_not_decide_how_it_is_balanced() -> None:
+    """As ARB-RC leaves them, where 1e-8 in a denominator lets a plane die out."""
+    code = random_code((9, 50), 16, generator(), dtype=torch.float64, **OWN)
+    assert code.residual_scale is not None and code.residual_column_scale is not None
+    rows, columns = code.residual_scale.clone(), code.residual_column_scale.clone()
+    rows[3], columns[0] = 1e-22, columns[0] * 1e-6
+    dying = replace(code, residual_scale=rows, residual_column_scale=columns)
+    bound = 3 * 2**-11 * code.dense(torch.float64).abs().max()
+    assert (dying.stored().dense(torch.float64) - dying.dense(torch.float64)).abs().max() <= bound
+
+
 def test_moving_casts_the_scales_only() -> None:
     code = random_code((6, 50), 16, generator(), **FULL).to(dtype=torch.float64)
     assert code.row_scale.dtype == torch.float64
