@@ -143,7 +143,9 @@ class Problem:
         made: dict[int, Tensor] = {}
 
         def cast(tensor: Tensor) -> Tensor:
-            return made.setdefault(id(tensor), tensor.to(dtype))
+            if id(tensor) not in made:
+                made[id(tensor)] = tensor.to(dtype)
+            return made[id(tensor)]
 
         def all_cast(thing: Any) -> dict[str, Any]:
             held = {field.name: getattr(thing, field.name) for field in fields(thing)}

@@ -1,8 +1,8 @@
 """The first of many candidates of least score, where scores are sums over rows: most candidates need only a few of them.
 
-No row scores a candidate below a floor that is known beforehand, an error not below 0. So what some of the rows say, with
-the floors of the others, bounds the score of a candidate from below. All candidates are scored on the rows that can say
-most; the best of them on all rows; then, on more rows if that helped, those only that can still be as good as that one.
+But for rounding, no row scores a candidate below a floor that is known beforehand, an error not below 0. So what some of the
+rows say, with the floors of the others, bounds the score of a candidate from below. All candidates are scored on the rows
+that can say most; the best of them on all rows; then, on more rows and on all, those only that can still be as good as it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PANEL = 4096  # scores, one for every row and candidate, that are worth another 
 ROWS = 256  # that a thread takes at once, if they are worth it: what is known of them stays in the second-level cache
 LANES = 32  # rows are taken by multiples of so many, since loops over them are vector instructions
 ROUNDING = 1e-12  # of what is compared; a candidate that is worse by no more is kept
-ROUGH = 1e-4  # of the energy, the same for what is found in float32: ten times what 128 rounded terms can add up to
+ROUGH = 1e-4  # of the energy, the same for what is found in float32: more than 1,024 rounded terms can add up to
 MANY = 4  # candidates that are worth a rough look
 
 Rows = slice | np.ndarray
@@ -52,7 +52,7 @@ def first_least(
         return _comparable(np.sum(by_parts(lambda panel: scores(panel, some), panels, compiled=True), axis=0))
 
     floor = np.broadcast_to(floor, energy.shape)
-    left, bound, slack = np.arange(candidates), None, ROUNDING * abs(floor.sum())
+    left, bound, slack = np.arange(candidates), None, ROUNDING * energy.sum()
     for share in HEAVY:
         lightest = len(energy) - min(_lanes(len(energy) // share), len(energy))
         light, heavy = np.split(energy.argpartition(lightest), [lightest])

@@ -16,6 +16,7 @@ import numpy as np
 
 from binllm.compiled import compiled
 
+STEP = 4  # columns that are added up before a sum goes back to memory
 PLANES = 4  # whose sum is a row split in two groups, see `output_gains`
 
 
@@ -162,6 +163,34 @@ def output_gains(
                 gain = _gain(levels, products, pulled)
             gains[k] += gain
     return gains
+
+
+@compiled(fastmath={"contract"})
+def output_gain(fit: np.ndarray, pull: np.ndarray, metric: np.ndarray) -> float:
+    """The same for one split, ``2 x̂ (S x + c) - x̂ S x̂ᵀ`` summed over all rows; S is symmetric, so half of it is read.
+
+    Args:
+        fit: x̂ (width, rows) float64.
+        pull: S x + c (width, rows) float64.
+        metric: S (width, width) float64.
+    """
+    gain, image = 0.0, np.empty(fit.shape[1])
+    for i in range(len(fit)):
+        for r in range(len(image)):
+            image[r] = 0.5 * metric[i, i] * fit[i, r] - pull[i, r]
+        whole = i // STEP * STEP
+        for j in range(0, whole, STEP):
+            for r in range(len(image)):
+                total = image[r]
+                for step in range(STEP):
+                    total += metric[i, j + step] * fit[j + step, r]
+                image[r] = total
+        for j in range(whole, i):
+            for r in range(len(image)):
+                image[r] += metric[i, j] * fit[j, r]
+        for r in range(len(image)):
+            gain -= 2 * fit[i, r] * image[r]
+    return gain
 
 
 @compiled()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from math import isfinite
+from math import frexp, isfinite
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from binllm.binarization.elimination import Rows, Scores, first_least
 from binllm.binarization.first_order_gains import split_fit, threshold_gains
-from binllm.binarization.output_gains import output_gains
+from binllm.binarization.output_gains import output_gain, output_gains
 from binllm.binarization.second_order_errors import leading_errors, nested_errors
 
 FEW = 6  # candidates for which output errors are found sooner by a product with the metric for each
+LONG = 1024  # terms whose rounding in float32 is within what `first_least` allows for
 QUANTILES = (0.10, 0.90, 81)  # of the magnitudes, the candidates for a threshold: first, last, how many
 
 
@@ -51,6 +52,7 @@ def salient_columns(searched: Tensor, most: int, ranking: Tensor | None = None) 
     others = torch.ones(width, dtype=torch.bool, device=searched.device)
     others[first] = False
     x = _entries(searched.T)[torch.cat([first, others.nonzero()[:, 0]]).cpu()]
+    x *= _unit(x)
 
     def scores(x: np.ndarray) -> Scores:
         return lambda rows, some: leading_errors(_of(rows, x), 1 + some)
@@ -71,6 +73,7 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     """
     thresholds = _plain_thresholds(searched, salient)
     x, limits = _entries(searched.T)[~salient.cpu()], _entries(thresholds)
+    x, limits = x * _unit(x), limits * _unit(x)
     energy = _energy(x)
 
     def scores(x: np.ndarray) -> Scores:
@@ -103,7 +106,7 @@ def split_plain_by_inputs(
         if len(some) > FEW:
             return -output_gains(x_rows[rows], order[rows], pull_rows[rows], s_plain, limits[some])
         return -np.array(
-            [_output_gain(split_fit(_of(rows, x), float(limits[k])), pull[:, rows], s_plain) for k in some]
+            [output_gain(split_fit(_of(rows, x), float(limits[k])), _of(rows, pull), s_plain) for k in some]
         )
 
     # S may be positive semi-definite only up to the rounding of its entries.
@@ -137,12 +140,6 @@ def split_salient(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     energy = _energy(entries.T)
     best = first_least(lambda rows, some: nested_errors(entries[rows], below[rows][:, some]), len(thresholds), energy)
     return _split(searched, salient, thresholds[best])
-
-
-def _output_gain(fit: np.ndarray, pull: np.ndarray, metric: np.ndarray) -> float:
-    """``Σ 2 x̂ c - x̂ S x̂ᵀ`` over rows, for x̂ and c (width, rows)."""
-    product = torch.from_numpy(metric) @ torch.from_numpy(fit)  # of torch, which has been told how many threads to use
-    return float(np.einsum("ij,ij->", fit, 2 * pull - product.numpy()))
 
 
 def _split(searched: Tensor, columns: Tensor, threshold: Tensor) -> tuple[float, Tensor]:
@@ -188,10 +185,16 @@ def _energy(x: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->j", x, x)
 
 
+def _unit(x: np.ndarray) -> float:
+    """The power of two that brings the largest magnitude to about 1, so that no square is lost in float32."""
+    return 2.0 ** -frexp(max(x.max(initial=0.0), -x.min(initial=0.0)))[1]
+
+
 def _rough(scores: Callable[[np.ndarray], Scores], searched: Tensor, x: np.ndarray) -> Scores | None:
-    """Scores in float32, if M is: then nothing is lost by it but what sums are rounded by."""
+    """Scores in float32, if M is and rows are not too long: then sums are rounded, and hardly more is lost."""
     made = cache(lambda: scores(x.astype(np.float32)))  # most searches do not ask
-    return (lambda rows, some: made()(rows, some)) if searched.dtype == torch.float32 else None
+    usable = searched.dtype == torch.float32 and len(x) <= LONG
+    return (lambda rows, some: made()(rows, some)) if usable else None
 
 
 def _of(rows: Rows, x: np.ndarray) -> np.ndarray:

@@ -1,17 +1,16 @@
 """Scales rounded to the dtype in which they are saved, without silent loss.
 
-float16 holds magnitudes from 2^-14 (below, precision fades) to 65504. Only the product of row and column
-scales matters, so where one of them leaves that range both are first shifted by a power of two, the smallest
-that brings both inside; this changes no product. A scale that then still loses more than one unit in the last
-place, measured against the larger of itself and an eighth of the largest scale of its kind, is refused: a
-nearly dead group's tiny scale may fade, with an error below the rounding error of the large scales, a whole
-matrix of tiny scales may not.
+float16 holds magnitudes from 2^-14 (below, precision fades) to 65504. Only the product of row and column scales matters, so
+where one of them leaves that range both are first shifted by a power of two, the smallest that brings both inside but for
+what may fade; this changes no product. A scale that then still loses more than one unit in the last place, measured against
+the larger of itself and an eighth of the largest scale of its kind, is refused: a nearly dead group's tiny scale may fade,
+with an error below the rounding error of the large scales, a whole matrix of tiny scales may not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,18 +76,18 @@ def _balance(scales: dict[str, Tensor], rows: tuple[str, ...], column: str, dtyp
     if column not in scales:
         return
     present = [name for name in rows if name in scales]
-    shift = balancing_shift(torch.cat([scales[name].flatten() for name in present]), scales[column].flatten(), dtype)
+    shift = balancing_shift([scales[name] for name in present], scales[column], dtype)
     for name in present:
         scales[name] = scales[name] * 2.0**shift
     scales[column] = scales[column] * 2.0**-shift
 
 
-def balancing_shift(row: Tensor, column: Tensor, dtype: torch.dtype) -> int:
-    """The smallest power of two that brings row and column scales inside the normal range of a dtype.
+def balancing_shift(rows: Sequence[Tensor], column: Tensor, dtype: torch.dtype) -> int:
+    """The smallest power of two that brings row and column scales, but what may fade, inside the normal range of a dtype.
 
     Args:
-        row: (any,) scales that are multiplied by 2^shift.
-        column: (any,) scales that are multiplied by 2^-shift.
+        rows: Scales of any shape that are multiplied by 2^shift.
+        column: Those that are multiplied by 2^-shift.
         dtype: Floating point dtype with the range.
 
     Returns:
@@ -97,7 +96,8 @@ def balancing_shift(row: Tensor, column: Tensor, dtype: torch.dtype) -> int:
     """
     low = math.frexp(torch.finfo(dtype).smallest_normal)[1]
     high = math.frexp(torch.finfo(dtype).max)[1] - 1
-    row_low, row_high = _exponents(row, low, high)
+    exponents = [_exponents(row, low, high) for row in rows]
+    row_low, row_high = min(one for one, _ in exponents), max(one for _, one in exponents)
     column_low, column_high = _exponents(column, low, high)
     first, last = max(low - row_low, column_high - high), min(high - row_high, column_low - low)
     if first <= last:

@@ -184,7 +184,7 @@ class _Walk:
         """Fit a block of the greedy pass to what it starts from, and return what it then stands for (width, n_out)."""
         of_weights = self.problem.objective.matrix is None and not self.problem.feedback_is_objective
         terms = (metric, start if of_weights else metric @ start)
-        first = block.dense()
+        first = block.dense().to(start.dtype)
         fitted = self._improve(self.solver.fit, block, span, terms, running)
         for _ in range(0 if self.joint else self.solver.passes):
             fitted = self._improve(self.solver.refine, block, span, terms, running)

@@ -79,3 +79,11 @@ def test_scores_that_are_no_numbers_lose_and_the_first_wins_if_there_are_no_othe
     assert first_least(scored(scores), 40, np.ones(len(scores))) == expected
     for nothing in (np.nan, np.inf):
         assert first_least(scored(np.full((50, 6), nothing)), 6, np.ones(50), rough=scored(np.zeros((50, 6)))) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_errors_that_are_0_but_for_rounding_lose_to_none(seed: int) -> None:
+    """They may be below the floor by as much, on the heavy rows less than on all."""
+    scores = table(seed) + 1.0
+    scores[:, 23] = -1e-15 * np.random.default_rng(seed).random(len(scores))
+    assert first_least(scored(scores), 40, np.ones(len(scores))) == 23

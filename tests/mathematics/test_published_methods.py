@@ -97,15 +97,16 @@ def test_a_solver_that_keeps_codes_is_not_asked_for_a_fit() -> None:
     assert found.trace[0] == found.trace[-1]
 
 
+@pytest.mark.parametrize("inside", [torch.float32, torch.float64])
 @objectives
 @methods
-def test_feedback_in_float32_leaves_as_little_error(method: str, objective: str) -> None:
+def test_feedback_in_float32_leaves_as_little_error(method: str, objective: str, inside: torch.dtype) -> None:
     binarization, solver = PUBLISHED[method]
     plan = Plan(OBJECTIVES[objective], binarization, solver)
     problem = plan.problem(plan.objective, LAYER.weight, LAYER.statistics())
     rounded = problem.to(torch.float32)
     assert rounded.feedback_is_objective == problem.feedback_is_objective
-    found = solve(rounded, binarization, solver).code.dense(torch.float64)
-    exact = solve(problem, binarization, solver).code.dense(torch.float64)
+    found = solve(rounded, binarization, solver, inside).code.dense(torch.float64)
+    exact = solve(problem, binarization, solver, inside).code.dense(torch.float64)
     assert problem.objective.value(found) == pytest.approx(problem.objective.value(exact), rel=1e-3)
     assert not torch.equal(found, exact) or solver.feedback is Feedback.none or binarization.block_size is None

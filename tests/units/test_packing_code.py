@@ -199,6 +199,20 @@ def test_dead_scales_of_a_plane_do_not_decide_how_it_is_balanced() -> None:
     assert (dying.stored().dense(torch.float64) - dying.dense(torch.float64)).abs().max() <= bound
 
 
+def test_small_row_scales_beside_a_large_residual_are_held_by_a_shift() -> None:
+    code = random_code((9, 50), 16, generator(), dtype=torch.float64, **FULL)
+    assert code.column_scale is not None and code.residual_scale is not None
+    small = replace(
+        code,
+        row_scale=torch.full_like(code.row_scale, 1.2377 * 2**-18),
+        residual_scale=torch.ones_like(code.residual_scale),
+        column_scale=torch.ones_like(code.column_scale),
+        row_mean=None if code.row_mean is None else torch.zeros_like(code.row_mean),
+    )
+    stored = small.stored()
+    torch.testing.assert_close(stored.dense(torch.float64), small.dense(torch.float64), rtol=2**-10, atol=1e-9)
+
+
 def test_moving_casts_the_scales_only() -> None:
     code = random_code((6, 50), 16, generator(), **FULL).to(dtype=torch.float64)
     assert code.row_scale.dtype == torch.float64
