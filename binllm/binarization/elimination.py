@@ -53,7 +53,7 @@ def first_least(
 
     floor = np.broadcast_to(floor, energy.shape)
     left, bound, slack = np.arange(candidates), None, ROUNDING * energy.sum()
-    for share in HEAVY:
+    for share in HEAVY if rough is None or _lopsided(energy) else ():
         lightest = len(energy) - min(_lanes(len(energy) // share), len(energy))
         light, heavy = np.split(energy.argpartition(lightest), [lightest])
         partial = _comparable(scores(heavy, left)) + floor[light].sum()
@@ -66,6 +66,12 @@ def first_least(
         partial = total(left, rough)
         left = left[partial <= partial.min() + ROUGH * energy.sum()] if np.isfinite(partial).all() else left
     return int(left[total(left).argmin()]) if len(left) else 0
+
+
+def _lopsided(energy: np.ndarray) -> bool:
+    """Whether few rows are likely to decide: the heaviest eighth has half of the energy."""
+    eighth = len(energy) - len(energy) // 8 - 1
+    return bool(2 * np.partition(energy, eighth)[eighth:].sum() > energy.sum())
 
 
 def _lanes(rows: int) -> int:
