@@ -72,7 +72,7 @@ def _advance(row: np.ndarray, threshold: float, small: np.ndarray) -> bool:
 
 
 @compiled()
-def _fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.ndarray, levels: np.ndarray) -> float:
+def _fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.ndarray, levels: np.ndarray) -> None:
     """Mean and scale of small and large entries of an ascending row: an interval and the rest, each cut in two by its mean.
 
     Args:
@@ -82,13 +82,9 @@ def _fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.nd
         tied: (2, 2) int64, for small and large the first rank of an entry not below the mean and the first of one above it;
             brought up to date.
         levels: (2, 2) float64, overwritten: mean and scale of small, and of large; zeros where there is no entry.
-
-    Returns:
-        How much less than ``Σx²`` the first-order error of both is.
     """
     width, high = len(row), small[1]
     low = min(small[0], high)
-    gain = 0.0
     for group in range(2):
         size, total = high - low, prefix[high] - prefix[low]
         if group == 1:
@@ -100,13 +96,10 @@ def _fit_row(row: np.ndarray, prefix: np.ndarray, small: np.ndarray, tied: np.nd
         rank = _rank(row, mean, tied[group, 0])
         end = _tied(row, mean, rank)
         inside = _clip(rank, low, high)
-        above, ties = prefix[high] - prefix[inside] - mean * (high - inside), _clip(end, low, high) - inside
+        above = prefix[high] - prefix[inside] - mean * (high - inside)
         if group == 1:
-            above, ties = prefix[width] - prefix[rank] - mean * (width - rank) - above, end - rank - ties
-        scale = 2 * above / size
-        gain += total * mean + (size + ties) * scale * scale
-        levels[group, 0], levels[group, 1], tied[group, 0], tied[group, 1] = mean, scale, rank, end
-    return gain
+            above = prefix[width] - prefix[rank] - mean * (width - rank) - above
+        levels[group, 0], levels[group, 1], tied[group, 0], tied[group, 1] = mean, 2 * above / size, rank, end
 
 
 @compiled()

@@ -87,3 +87,11 @@ def test_errors_that_are_0_but_for_rounding_lose_to_none(seed: int) -> None:
     scores = table(seed) + 1.0
     scores[:, 23] = -1e-15 * np.random.default_rng(seed).random(len(scores))
     assert first_least(scored(scores), 40, np.ones(len(scores))) == 23
+
+
+def test_light_rows_may_still_decide() -> None:
+    """The heavy rows prefer the first candidate by little, the many light ones the second by more."""
+    energy = np.concatenate([np.full(32, 10.0), np.ones(968)])
+    scores = np.zeros((1000, 2))
+    scores[:32, 0], scores[32:, 1] = -1.0, -0.9
+    assert first_least(scored(scores), 2, energy, floor=-energy) == 1
