@@ -7,6 +7,7 @@ import torch
 from helpers import KINDS, OBJECTIVES, generator, normal, sample
 from torch import Tensor
 
+from binllm import quadratic as quadratics
 from binllm.objectives import OutputAlign, WeightAlign, family
 from binllm.quadratic import Quadratic
 from binllm.statistics import TokenWeights
@@ -23,6 +24,19 @@ def candidates(weight: Tensor) -> list[Tensor]:
 def same(quadratic: Quadratic, residual: list[float], weights: list[Tensor]) -> None:
     values = [quadratic.value(w) for w in weights]
     assert values == pytest.approx(residual, rel=1e-10, abs=1e-10 * (1 + quadratic.constant))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 4])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_blocks_of_columns_and_rows_add_up(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each column asks the metric for those before it only: layers of the other tests are one block."""
+    layer = sample("ragged")
+    quadratic = layer.problem(OBJECTIVES[name]).objective
+    points = candidates(layer.weight)
+    expected = [float((w @ quadratic.metric * w - 2 * quadratic.linear * w).sum()) + quadratic.constant for w in points]
+    monkeypatch.setattr(quadratics, "COLUMNS", columns)
+    monkeypatch.setattr(quadratics, "PANEL", 2)
+    same(quadratic, expected, points)
 
 
 @pytest.mark.parametrize("kind", KINDS)

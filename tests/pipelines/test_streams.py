@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from binllm import inner_loop
 from binllm.configuration import compose_run
 from binllm.errors import BinllmError
 from binllm.inner_loop import Events, open_streams, quantize_blocks
 from binllm.models import Attention, Family, ModelConfig, Source, decoder_blocks, load_model
 from binllm.packing import BinaryLinear, binary_layers
 from binllm.pipeline import plan_of
+from binllm.quadratic import Problem
 from binllm.schema import build
+from binllm.solvers import solve
 from binllm.streams import DualStream, Storage
 from binllm.streams.storage import Activations
 
@@ -132,6 +135,24 @@ def test_later_layers_of_a_block_see_the_quantized_ones_only_with_granularity_gr
     )
     same = {name: torch.equal(block[name].dense_weight(), group[name].dense_weight()) for name in block}
     assert {name for name, equal in same.items() if equal} == {f"self_attn.{letter}_proj" for letter in "qkv"}
+
+
+@pytest.mark.parametrize("feedback", ["float32", "float64"])
+@pytest.mark.parametrize("fit", ["float32", "float64"])
+def test_the_solver_works_in_the_precisions_of_the_configuration(
+    feedback: str, fit: str, monkeypatch: pytest.MonkeyPatch
+):
+    seen = set()
+
+    def watched(problem: Problem, binarization: Any, solver: Any, dtype: torch.dtype) -> Any:
+        seen.add((problem.weight.dtype, problem.feedback.dtype, dtype))
+        return solve(problem, binarization, solver, dtype)
+
+    monkeypatch.setattr(inner_loop, "solve", watched)
+    plan = plan_of(build(compose_run([f"calibration.feedback_dtype={feedback}", f"calibration.fit_dtype={fit}"])))
+    quantize_blocks(open_streams(fresh(Family.llama), IDS, plan), plan, Events())
+    between, inside = getattr(torch, feedback), getattr(torch, fit)
+    assert seen == {(between, between, inside)}
 
 
 @pytest.mark.parametrize("family", Family)
