@@ -100,7 +100,7 @@ class Haar:
                 than the search ranks.
             BinllmError: The block has one column only, and none could stay plain.
         """
-        weight = target.columns.T.contiguous()
+        weight = target.weight.contiguous()
         self._check_shape(*weight.shape)
         columns = self._salient(target)
         salient = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)

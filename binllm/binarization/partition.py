@@ -98,7 +98,7 @@ class Partition:
         width = len(target.columns)
         check_width(self.most, width)
         ranked = salience_map(self.salience, target)
-        searched = (ranked if self.scored is Scored.map else target.columns).T
+        searched = ranked.T if self.scored is Scored.map else target.weight
         salient = torch.zeros(width, dtype=torch.bool, device=ranked.device)
         salient[salient_columns(searched, self.most, ranked.abs().sum(1))] = True
         if self.split_by_inputs:

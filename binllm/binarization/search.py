@@ -73,7 +73,8 @@ def split_plain(searched: Tensor, salient: Tensor) -> tuple[float, Tensor]:
     """
     thresholds = _plain_thresholds(searched, salient)
     x, limits = _entries(searched.T)[~salient.cpu()], _entries(thresholds)
-    x, limits = x * _unit(x), limits * _unit(x)
+    unit = _unit(x)
+    x, limits = x * unit, limits * unit
     energy = _energy(x)
 
     def scores(x: np.ndarray) -> Scores:

@@ -78,5 +78,9 @@ def test_output_errors_of_all_thresholds(case: tuple[str, int, int, int]) -> Non
     left = [matrix - oracles.billm(matrix, mask, 1) - oracles.billm(matrix, ~mask, 1) for mask in masks]
     arguments = matrix, matrix.argsort(1), matrix @ s + cross, s, thresholds
     found = output_gains.output_gains(*(tensor.numpy() for tensor in arguments))
+    x, pull = (tensor.T.contiguous().numpy() for tensor in (matrix, matrix @ s + cross))
+    alone = [output_gains.output_gain(first_order_gains.split_fit(x, float(t)), pull, s.numpy()) for t in thresholds]
+    expected = error(matrix) - torch.stack([error(one) for one in left])
     scale = ((matrix.abs() @ s.abs() + 2 * cross.abs()) * matrix.abs()).sum()
-    close(found, error(matrix) - torch.stack([error(one) for one in left]), scale)
+    close(found, expected, scale)
+    close(np.array(alone), expected, scale)
